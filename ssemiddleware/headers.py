@@ -1,0 +1,96 @@
+"""Is this an event stream, and which headers keep its way unbuffered: pure functions on headers and environs.
+
+>>> is_event_stream([("Content-Type", "Text/Event-Stream; charset=utf-8")])
+True
+>>> amend([("Content-Type", "text/event-stream"), ("Connection", "keep-alive")])[1]
+['Connection']
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from werkzeug.datastructures import MIMEAccept
+from werkzeug.http import dump_options_header, is_hop_by_hop_header, parse_accept_header, parse_dict_header, parse_options_header
+
+from .event_stream import MEDIA_TYPE
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+Headers = list[tuple[str, str]]
+
+# Beside the hop-by-hop headers of RFC 9110, section 7.6.1, which PEP 3333 forbids to applications: names that waitress
+# refuses as well, and two that speak of the body's exact bytes, to which we add.
+_FALSE_FOR_A_STREAM = frozenset({"content-length", "etag", "proxy-connection", "trailers"})
+
+
+def is_event_stream(headers: Headers) -> bool:
+    """Tell whether the media type is ``text/event-stream``, in any case and with any parameters (RFC 9110, 8.3.1)."""
+    for name, value in headers:
+        if name.lower() == "content-type":
+            return value.partition(";")[0].strip(" \t").lower() == MEDIA_TYPE
+    return False
+
+
+def is_encoded(headers: Headers) -> bool:
+    """Tell whether the body is compressed or otherwise encoded, so that lines cannot be seen in it."""
+    return any(name.lower() == "content-encoding" and value.strip().lower() not in ("", "identity") for name, value in headers)
+
+
+def accepts_event_stream(environ: WSGIEnvironment) -> bool:
+    """Tell whether the request's ``Accept`` names ``text/event-stream``: what every EventSource sends.
+
+    ``*/*`` does not name it, and ``q=0`` refuses it (RFC 9110, 12.5.1).
+    """
+    accept = environ.get("HTTP_ACCEPT", "")
+    if MEDIA_TYPE not in accept.lower():
+        return False
+    ranges = parse_accept_header(accept, MIMEAccept)
+    return any(quality > 0 and name.partition(";")[0].strip().lower() == MEDIA_TYPE for name, quality in ranges)
+
+
+def is_event_source(environ: WSGIEnvironment) -> bool:
+    """Tell an EventSource from every other client: browsers and EventSource libraries send exactly these two headers."""
+    return (
+        environ.get("HTTP_ACCEPT", "").strip().lower() == MEDIA_TYPE
+        and "no-cache" in environ.get("HTTP_CACHE_CONTROL", "").lower()
+    )
+
+
+def amend(headers: Headers) -> tuple[Headers, list[str]]:
+    """Return an event stream's headers as they should leave, and the names of those dropped.
+
+    ``Cache-Control`` gains ``no-cache`` (shared caches replay the stream to other users without it) and ``no-transform``
+    (against compression that holds events back), ``X-Accel-Buffering: no`` tells nginx not to buffer, and the character
+    set is UTF-8, as WHATWG 9.2.5 has it (Chromium refuses another, ``requests`` assumes Latin-1 where there is none).
+    """
+    dropped = [name for name, _ in headers if is_hop_by_hop_header(name) or name.lower() in _FALSE_FOR_A_STREAM]
+    kept = [(name, value) for name, value in headers if name not in dropped]
+    kept = [(name, _in_utf8(value) if name.lower() == "content-type" else value) for name, value in kept]
+    kept = _with_cache_control(kept)
+    if not any(name.lower() == "x-accel-buffering" for name, _ in kept):
+        kept.append(("X-Accel-Buffering", "no"))
+    return kept, dropped
+
+
+def _in_utf8(content_type: str) -> str:
+    media_type, options = parse_options_header(content_type)
+    if options.get("charset", "").lower() == "utf-8":
+        return content_type
+    if "charset" not in options:
+        return content_type.rstrip("; \t") + "; charset=utf-8"
+    return dump_options_header(media_type, {**options, "charset": "utf-8"})
+
+
+def _with_cache_control(headers: Headers) -> Headers:
+    values = [value for name, value in headers if name.lower() == "cache-control"]
+    # A directive with an argument (no-cache="Set-Cookie") speaks of some headers only, and so does not count.
+    given = {name.lower() for name, argument in parse_dict_header(",".join(values)).items() if argument is None}
+    missing = [] if given & {"no-cache", "no-store"} else ["no-cache"]
+    if "no-transform" not in given:
+        missing.append("no-transform")
+    if not missing:
+        return headers
+    others = [(name, value) for name, value in headers if name.lower() != "cache-control"]
+    return [*others, ("Cache-Control", ", ".join([value for value in values if value.strip()] + missing))]

@@ -1,0 +1,243 @@
+"""What happens to a request that nobody announced: it runs on the server's own thread, and only an event stream is touched.
+
+The application gets an `InlineStart` as its ``start_response``, which amends the headers of an event stream; the server gets
+an `InlineStream` in place of an iterable that is an event stream, or may turn out to be one.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from itertools import chain
+from typing import TYPE_CHECKING
+
+from .event_stream import HEARTBEAT, OpaquePosition, Position, next_cut
+from .headers import Headers, is_event_stream
+from .relay import only_bytes
+from .stream import CLIENT_GONE, ENDED, RAISED, Ending, Stream
+
+if TYPE_CHECKING:
+    from _typeshed import OptExcInfo
+    from _typeshed.wsgi import StartResponse
+
+_LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, while blocks come
+# A look at the clock is the dearest thing here. Blocks that follow each other so fast (seconds for four) are not looked at
+# one by one: the clock is read for each fourth.
+_FAST = 0.002
+_UNSEEN = 3
+
+
+class InlineStart:
+    """The ``start_response`` of an inline request: passes everything on, the headers of an event stream amended."""
+
+    __slots__ = ("_amend", "_max_block", "_start_response", "is_event_stream", "position")
+
+    def __init__(
+        self, start_response: StartResponse, amend: Callable[[str, Headers], tuple[Headers, Position]], max_block: int
+    ) -> None:
+        self._start_response = start_response
+        self._amend = amend
+        self._max_block = max_block
+        self.is_event_stream: bool | None = None  # None until the application has called
+        self.position: Position | None = None
+
+    def __call__(
+        self, status: str, headers: Headers, exc_info: OptExcInfo | None = None, /
+    ) -> Callable[[bytes], object]:
+        streams_events = is_event_stream(headers)
+        if streams_events:
+            headers, self.position = self._amend(status, headers)
+        write = self._start_response(status, headers) if exc_info is None else self._start_response(status, headers, exc_info)
+        self.is_event_stream = streams_events
+        return self._cutting(write) if streams_events else write
+
+    def _cutting(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        def write_cut(block: bytes) -> None:
+            for piece in pieces_of(only_bytes(block), self._max_block):
+                write(piece)
+
+        return write_cut
+
+
+def pieces_of(block: bytes, max_block: int) -> Iterator[bytes]:
+    """Yield *block* cut where `next_cut` says, an empty one as it is."""
+    if len(block) <= max_block:
+        yield block
+        return
+    start = 0
+    while start < len(block):
+        end = next_cut(block, start, max_block)
+        yield block[start:end]
+        start = end
+
+
+class InlineStream:
+    """An iterable for the server in place of *iterable*; whether it is an event stream is known with its first block.
+
+    *begin* gives the `Ending` of the stream, and is called once it is known to be one. *heartbeat*: seconds after which a
+    ``b""`` from the application becomes a heartbeat. *next_pause*: seconds to wait before the next pull. *has_body*: False for
+    HEAD, which an endless stream must not keep waiting. For the server's thread.
+    """
+
+    def __init__(
+        self,
+        iterable: Iterable[bytes],
+        start: InlineStart,
+        stream: Stream,
+        begin: Callable[[], Ending],
+        *,
+        max_block: int,
+        heartbeat: float | None,
+        next_pause: Callable[[], float] | None,
+        has_body: bool,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], object] = time.sleep,
+    ) -> None:
+        self._iterable = iterable
+        self._start = start
+        self._stream = stream
+        self.begin = begin
+        self.max_block = max_block
+        self.heartbeat = heartbeat
+        self._next_pause = next_pause
+        self._has_body = has_body
+        self.clock = clock
+        self._sleep = sleep
+        self._is_closed = False
+        self._blocks = self._run()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self._blocks
+
+    def close(self) -> None:
+        """Close the application's iterable, once."""
+        if self._is_closed:
+            return
+        self._is_closed = True
+        self._stream.end(CLIENT_GONE)
+        try:
+            self._blocks.close()
+        finally:
+            if hasattr(self._iterable, "close"):
+                self._iterable.close()
+
+    def _run(self) -> Generator[bytes, None, None]:
+        try:
+            yield from self._pass_on()
+        except GeneratorExit:
+            raise
+        except BaseException:
+            self._stream.end(RAISED)
+            raise
+        self._stream.end(ENDED)
+
+    def pause_for_memory(self) -> bool:
+        """Wait before the next pull if memory is short; return whether it was."""
+        if self._next_pause is None or not self._next_pause():
+            return False
+        until = self.clock() + self._next_pause()
+        while self.clock() < until and self._next_pause():
+            self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - self.clock())))
+        return True
+
+    def _pass_on(self) -> Iterator[bytes]:
+        start = self._start
+        if start.is_event_stream and not self._has_body:
+            return
+        if start.is_event_stream:
+            self.pause_for_memory()
+        blocks = iter(self._iterable)
+        for first in blocks:
+            if not start.is_event_stream:
+                yield first
+                yield from blocks
+            elif self._has_body:
+                assert start.position is not None
+                yield from self._pass_events_on(first, blocks, _Looks(self, start.position, blocks))
+            return
+
+    def _pass_events_on(self, block: bytes, blocks: Iterator[bytes], looks: _Looks) -> Iterator[bytes]:
+        yield from looks.before(block, None)
+        clock, max_block = self.clock, self.max_block
+        seen_at, unseen, last = 0.0, 0, None
+        for block in () if looks.are_over else blocks:
+            if type(block) is bytes and block and len(block) <= max_block:
+                if unseen:
+                    unseen -= 1
+                    last = block
+                    yield block
+                    continue
+                now = clock()
+                if now < looks.next_at:
+                    unseen = _UNSEEN if now - seen_at < _FAST else 0
+                    seen_at = now
+                    last = block
+                    yield block
+                    continue
+            yield from looks.before(block, last)
+            if looks.are_over:
+                return
+            unseen, last = 0, None
+
+
+class _Looks:
+    """The looks at clock, client, worker and memory that an `InlineStream` takes now and then, and what follows from them."""
+
+    def __init__(self, inline: InlineStream, position: Position, blocks: Iterator[bytes]) -> None:
+        self.are_over = False  # the stream has ended
+        self.next_at = 0.0
+        self._inline = inline
+        self._blocks = blocks
+        self._ending = inline.begin()
+        self._is_opaque = isinstance(position, OpaquePosition)
+        self._takes_comment = False  # the last byte sent was LF
+        self._silent_since = 0.0
+
+    def before(self, block: bytes, last: bytes | None) -> Iterator[bytes]:
+        """Yield what leaves for *block*; *last* is the last block that left without a look, if one did."""
+        block = only_bytes(block)
+        now = self._inline.clock()
+        if last is not None:
+            self._note(last, now)
+        self._ending.look(now)
+        self.are_over = self._ending.client_is_gone or self._ending.is_near
+        if self._ending.client_is_gone:
+            return
+        if self._ending.is_near:
+            yield from self._last_blocks(block, last)
+            return
+        if block:
+            yield from pieces_of(block, self._inline.max_block)
+            self._note(block, now)
+        else:
+            yield self._heartbeat_or_nothing(now)
+        self.next_at = now + _LOOK_UP_EVERY
+        if self._inline.pause_for_memory():
+            self.next_at = now
+
+    def _note(self, block: bytes, now: float) -> None:
+        self._silent_since = now
+        self._takes_comment = block.endswith(b"\n") and not self._is_opaque
+
+    def _heartbeat_or_nothing(self, now: float) -> bytes:
+        heartbeat = self._inline.heartbeat
+        if heartbeat is None or not self._takes_comment or now - self._silent_since < heartbeat:
+            return b""
+        self._silent_since = now
+        return HEARTBEAT
+
+    def _last_blocks(self, block: bytes, last: bytes | None) -> Iterator[bytes]:
+        """Yield what leaves from the block on at which the process was seen to be going."""
+        position = OpaquePosition() if self._is_opaque else Position(anywhere=True)
+        if last:
+            position.advance(last)
+        for block in chain((block,), self._blocks):
+            now = self._inline.clock()
+            block = self._ending.up_to_last_event(only_bytes(block), position, now)
+            if block:
+                position.advance(block)
+                yield from pieces_of(block, self._inline.max_block)
+            last_block = self._ending.maybe_last_block(position, now, more_waits=False)
+            if last_block is not None:
+                yield last_block
+                return

@@ -1,0 +1,281 @@
+"""`SSEMiddleware` wraps a WSGI application (PEP 3333) and takes care of every ``text/event-stream`` response; `wrap` names one.
+
+>>> def application(environ, start_response):
+...     start_response("200 OK", [("Content-Type", "text/event-stream")])
+...     yield b"data: hello\\n\\n"
+>>> SSEMiddleware(application, heartbeat=20)
+SSEMiddleware(<function application at ...>, heartbeat=20)
+
+A request that announces itself (``Accept: text/event-stream``) runs whole on a relay thread, while the server's thread waits
+with a clock. Every other request runs inline, on the server's thread, and a response that is no event stream is returned
+as the very same object.
+"""
+
+from __future__ import annotations
+
+import ast
+import errno
+import logging
+import math
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, NoReturn
+
+from werkzeug.utils import import_string
+
+from . import servers
+from .event_stream import OpaquePosition, Position
+from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source, is_event_stream
+from .inline import InlineStart, InlineStream
+from .memory import MemoryGovernor
+from .relay import ClientLeft, Relay, ResponseStart
+from .stream import CLIENT_GONE, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+_log = logging.getLogger("ssemiddleware")
+
+STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
+_LOOK_EVERY = 0.5  # seconds between two looks at the client of an application that has not answered yet
+
+
+class SSEMiddleware:
+    """A WSGI application around *application* whose event streams arrive at once, stay alive and end in good order.
+
+    *announced*: a callable that is given the environ and tells whether the request wants an event stream and so runs on
+    a relay thread. By default ``Accept`` must name ``text/event-stream``; name a fetch()-based client by its path, say.
+
+    *heartbeat*: seconds of silence after which an announced stream sends a comment, and None for neither heartbeats nor
+    the opening comment that makes the headers leave at once.
+
+    *max_block*: bytes of the largest block that the server gets, 16 or more. *read_ahead*: bytes that an announced
+    application may be ahead of the server. *memory*: the `MemoryGovernor` that makes streams wait when memory is short, None
+    for no waits. *retry*: milliseconds that an EventSource waits, on average, before it comes back to a stream that
+    we ended; None to leave it to the browser (3 or 5 s for all of them at once).
+
+    Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
+    """
+
+    __slots__ = ("_drain", "_told", "announced", "application", "heartbeat", "max_block", "memory", "read_ahead", "retry")
+
+    application: WSGIApplication
+    announced: Callable[[WSGIEnvironment], bool]
+    heartbeat: float | None
+    max_block: int
+    read_ahead: int
+    memory: MemoryGovernor | None
+    retry: int | None
+    _drain: list[bool]  # not empty once the process is said to be going; appending needs no lock
+    _told: set[str]  # the subjects of which the log has been told
+
+    def __init__(
+        self,
+        application: WSGIApplication,
+        *,
+        announced: Callable[[WSGIEnvironment], bool] = accepts_event_stream,
+        heartbeat: float | None = 15.0,  # the standard suggests about 15; HAProxy gives up at 50, nginx and AWS at 60
+        max_block: int = 65536,
+        read_ahead: int = 262144,  # four blocks: enough to keep the server busy while the application catches up
+        memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
+        retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
+        **unknown: NoReturn,
+    ) -> None:
+        if unknown:
+            given = ", ".join(f"{name}={value!r}" for name, value in dict[str, object](unknown).items())
+            raise TypeError(f"unknown option {given}; the options are {', '.join(_OPTIONS)}")
+        _check("application", application, callable(application), "a WSGI application (a callable)")
+        _check("announced", announced, callable(announced), "a callable that takes the environ")
+        _check("heartbeat", heartbeat, heartbeat is None or _is_positive(heartbeat), "a positive number of seconds or None")
+        _check("max_block", max_block, type(max_block) is int and max_block >= 16, "a whole number of bytes from 16")
+        _check("read_ahead", read_ahead, type(read_ahead) is int and read_ahead > 0, "a positive whole number of bytes")
+        _check("memory", memory, memory is None or isinstance(memory, MemoryGovernor), "a MemoryGovernor or None")
+        _check("retry", retry, retry is None or (type(retry) is int and retry > 0), "a positive whole number of milliseconds or None")
+        values = (application, announced, heartbeat, max_block, read_ahead, memory, retry)
+        for name, value in zip(("application", *_OPTIONS), values, strict=True):
+            object.__setattr__(self, name, value)
+        object.__setattr__(self, "_drain", [])
+        object.__setattr__(self, "_told", set())
+
+    def __setattr__(self, name: str, value: object) -> None:
+        raise AttributeError(f"SSEMiddleware is immutable: {name} cannot be set")
+
+    def __repr__(self) -> str:
+        given = [f", {name}={getattr(self, name)!r}" for name in _OPTIONS if getattr(self, name) is not _OPTIONS[name]]
+        return f"SSEMiddleware({self.application!r}{''.join(given)})"
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        """Answer one request; called by the server, on its thread."""
+        if STREAM in environ:  # wrapped twice: the outer one does it all
+            return self.application(environ, start_response)
+        stream = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
+        if self.announced(environ):
+            relay = self._maybe_start_relay(environ)
+            if relay is not None:
+                return self._respond_announced(environ, start_response, stream, relay)
+        start = InlineStart(start_response, self._amend, self.max_block)
+        iterable = self.application(environ, start)
+        if start.is_event_stream is False:
+            return iterable
+        return InlineStream(
+            iterable,
+            start,
+            stream,
+            lambda: self._ending(environ, stream, inline=True),
+            max_block=self.max_block,
+            heartbeat=self.heartbeat,
+            next_pause=self.memory.next_pause if self.memory else None,
+            has_body=environ.get("REQUEST_METHOD") != "HEAD",
+        )
+
+    def drain(self) -> None:
+        """End all streams of this process, and those to come: whole events, a ``retry:`` for an EventSource, a clean end.
+
+        For a server that tells its application before it stops; under gunicorn nothing needs to be called. Callable from
+        any thread and from a signal handler. There is no way back: it is meant for a process that is going.
+        """
+        self._drain.append(True)
+
+    # -- an announced request
+
+    def _maybe_start_relay(self, environ: WSGIEnvironment) -> Relay | None:
+        if not servers.can_start_threads(environ):
+            self._tell_once("threads", "no thread may be started under this server: announced requests run inline, without heartbeats")
+            return None
+        # A compressing layer of the application would hold events back until it has enough of them.
+        environ.pop("HTTP_ACCEPT_ENCODING", None)
+        environ["wsgi.multithread"] = True
+        relay = Relay(
+            self.application,
+            environ,
+            read_ahead=self.read_ahead,
+            max_block=self.max_block,
+            next_pause=self.memory.next_pause if self.memory else None,
+        )
+        try:
+            relay.start()
+        except RuntimeError as error:  # the process is going, or has all the threads it may have
+            self._tell_once("threads", f"no relay thread could be started ({error}): announced requests run inline, without heartbeats")
+            return None
+        return relay
+
+    def _respond_announced(
+        self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream, relay: Relay
+    ) -> Iterable[bytes]:
+        try:
+            self._wait_for_headers(environ, relay)
+            start = relay.commit()
+            if not relay.returned:
+                relay.raise_error()
+            return self._begin_response(environ, start_response, stream, relay, start)
+        except BaseException:
+            stream.end(CLIENT_GONE if relay.error is None else RAISED)
+            relay.stop()
+            raise
+
+    def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> None:
+        client = servers.find_client(environ)
+        while not relay.knows_headers:
+            relay.wait(_LOOK_EVERY)
+            if client is not None and not relay.knows_headers and client.is_gone():
+                raise ClientLeft(errno.EPIPE, "the client left before the response began")
+
+    def _begin_response(
+        self,
+        environ: WSGIEnvironment,
+        start_response: StartResponse,
+        stream: Stream,
+        relay: Relay,
+        start: ResponseStart | None,
+    ) -> Iterable[bytes]:
+        unchanged = RelayedResponse(relay, stream) if relay.unrelayed is None else relay.unrelayed
+        if start is None:  # a fault of the application, which the server knows how to name
+            return unchanged
+        status, headers, exc_info = start
+        streams_events = is_event_stream(headers)
+        if streams_events:
+            headers, position = self._amend(status, headers)
+        if exc_info is None:
+            start_response(status, headers)
+        else:
+            start_response(status, headers, exc_info)
+        if not streams_events:
+            return unchanged
+        return AnnouncedStream(
+            relay,
+            self._ending(environ, stream, inline=False),
+            position,
+            heartbeat=self.heartbeat,
+            has_body=environ.get("REQUEST_METHOD") != "HEAD",
+        )
+
+    # -- any event stream
+
+    def _amend(self, status: str, headers: Headers) -> tuple[Headers, Position]:
+        amended, dropped = amend(headers)
+        if dropped:
+            self._tell_once(
+                ", ".join(sorted(dropped)).lower(),
+                f"dropped {', '.join(dropped)} from an event stream: hop-by-hop headers belong to the server (PEP 3333; "
+                "some answer 500 to them), and a length or ETag is wrong for a stream that comments are added to"
+            )
+        has_no_body = status.startswith("1") or status[:3] in ("204", "304")
+        return amended, OpaquePosition() if has_no_body or is_encoded(headers) else Position()
+
+    def _ending(self, environ: WSGIEnvironment, stream: Stream, *, inline: bool) -> Ending:
+        if inline:
+            self._tell_once(
+                "inline",
+                f"{environ.get('PATH_INFO')} streams events to a client that did not announce it "
+                f"(Accept: {environ.get('HTTP_ACCEPT', '')}): no heartbeats, and a leave or a deploy is noticed only when the "
+                "application yields. Name such requests with announced=, or yield b'' now and then."
+            )
+        worker = servers.find_worker(environ)
+        drain = self._drain
+        return Ending(
+            stream,
+            client=servers.find_client(environ),
+            is_draining=lambda: bool(drain) or (worker is not None and worker.is_going()),
+            retry=self.retry if is_event_source(environ) else None,
+        )
+
+    def _tell_once(self, subject: str, line: str) -> None:
+        if subject not in self._told:
+            self._told.add(subject)
+            _log.warning(line)
+
+
+_OPTIONS: dict[str, object] = SSEMiddleware.__init__.__kwdefaults__ or {}  # and their defaults
+
+
+def _check(name: str, value: object, is_right: bool, allowed: str) -> None:
+    if not is_right:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+
+
+def _is_positive(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def wrap(name: str, /, **options: object) -> SSEMiddleware:
+    """Return the application called *name*, wrapped: for a server's command line, where there is no code to change.
+
+    *name* is ``"module:attribute"``, or ``"module:factory(literal, arguments='too')"`` as gunicorn has it; *options* are those
+    of `SSEMiddleware`.
+
+        gunicorn "ssemiddleware:wrap('shop.web:create_app()', heartbeat=20)"
+    """
+    allowed = '"module:attribute" or "module:factory(literal arguments)"'
+    module, colon, expression = name.partition(":") if isinstance(name, str) else ("", "", "")
+    _check("name", name, bool(module and colon and expression), allowed)
+    try:
+        node = ast.parse(expression.strip(), mode="eval").body
+        call = node if isinstance(node, ast.Call) else None
+        attribute = ast.unparse(call.func if call else node)
+        arguments = [ast.literal_eval(argument) for argument in call.args] if call else []
+        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords} if call else {}
+    except (SyntaxError, ValueError):
+        raise ValueError(f"name must be {allowed}, got {name!r}") from None
+    found = import_string(module)
+    for part in attribute.split("."):
+        found = getattr(found, part)
+    return SSEMiddleware(found(*arguments, **keywords) if call else found, **options)  # type: ignore[arg-type]  # checked there

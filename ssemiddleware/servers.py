@@ -1,0 +1,137 @@
+"""What each WSGI server offers or breaks: the client's connection, the worker that is going, whether threads can be had.
+
+Everything is probed by duck typing, and absent where a server does not have it. The only module that names a server.
+"""
+
+from __future__ import annotations
+
+import os
+import select
+import sys
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from types import FrameType
+
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class _Socket(Protocol):
+    def fileno(self) -> int: ...
+
+
+# Where a server keeps the client's socket, in the order of asking; measured with gunicorn 27.0, werkzeug 3.1,
+# waitress 3.0, wsgiref of CPython 3.10 to 3.13, cheroot 11.1 and gevent 26.9.
+_SOCKET_PATHS: tuple[tuple[str, ...], ...] = (
+    ("gunicorn.socket",),  # sync, gthread, gevent
+    ("gunicorn.sock",),  # gevent_pywsgi
+    ("werkzeug.socket",),
+    ("waitress.client_disconnected", "__self__", "socket"),  # a bound method of the channel
+    ("wsgi.input", "raw", "_sock"),  # wsgiref
+    ("wsgi.input", "rfile", "raw", "_sock"),  # cheroot, gevent's own server
+)
+
+_LEFT = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
+
+
+class ClientSocket:
+    """The client's connection, to be asked whether the client has left.
+
+    Looks with ``poll(POLLRDHUP)``, which sees a FIN and a RST also behind TLS and behind pipelined bytes, where a
+    peek does not, and which never waits, whatever timeout the socket has. Holds the server's socket object, not a duplicate
+    of its descriptor: a duplicate would double the descriptors of a process and hold back the server's own FIN. A
+    descriptor number is asked for anew each time, so a closed socket (-1) is never taken for another one.
+    """
+
+    __slots__ = ("_socket",)
+
+    def __init__(self, socket: _Socket) -> None:
+        self._socket = socket
+
+    def is_gone(self) -> bool:
+        """Tell whether the client has closed its side, or the server the connection. A half-closed connection counts as left."""
+        try:
+            descriptor = self._socket.fileno()
+        except (OSError, ValueError):
+            return True
+        if descriptor < 0:
+            return True
+        poll = _original_poll()
+        poll.register(descriptor, _LEFT)
+        return bool(poll.poll(0))
+
+
+def find_client(environ: WSGIEnvironment) -> ClientSocket | None:
+    """Return the client's connection; None where the server does not show it, or the system cannot poll for a leave."""
+    if not hasattr(select, "POLLRDHUP"):  # pragma: no cover  (Linux has it; elsewhere a leave shows when a block is sent)
+        return None
+    for key, *attributes in _SOCKET_PATHS:
+        found: Any = environ.get(key)
+        for attribute in attributes:
+            found = getattr(found, attribute, None)
+        if callable(getattr(found, "fileno", None)):
+            return ClientSocket(found)
+    return None
+
+
+def _original_poll() -> select.poll:
+    # gevent's own poll lets other greenlets run and takes a loop's round; the real one with a timeout of 0 just looks.
+    monkey = sys.modules.get("gevent.monkey")
+    poll: Callable[[], select.poll] = monkey.get_original("select", "poll") if monkey else select.poll
+    return poll()
+
+
+class Worker:
+    """The process that serves a request, to be asked whether it is going; and told that a silent stream is no hung worker."""
+
+    __slots__ = ("_beats", "_worker")
+
+    def __init__(self, worker: Any) -> None:
+        self._worker = worker
+        self._beats = any(base.__name__ == "SyncWorker" for base in type(worker).__mro__)
+
+    def is_going(self) -> bool:
+        """Tell whether the worker stops: gunicorn's `alive` turns False on SIGTERM, on HUP and at max_requests.
+
+        No hook of gunicorn's is called in the worker before the grace period is over, so it is asked, not listened to.
+        Also tells a sync worker's arbiter that the worker lives: while its one thread waits for a silent application, it
+        does nothing else, and would be killed after ``--timeout``.
+        """
+        if self._beats:
+            self._worker.notify()
+        return not self._worker.alive
+
+
+_workers: dict[int, Worker | None] = {}  # by process: a fork has another
+
+
+def find_worker(environ: WSGIEnvironment) -> Worker | None:
+    """Return gunicorn's worker, which stands among the callers of the application; None under other servers.
+
+    Measured with gunicorn 27.0: sync, gthread and gevent. Call it on the server's thread.
+    """
+    if "gunicorn.socket" not in environ and "gunicorn.sock" not in environ:
+        return None
+    process = os.getpid()
+    if process not in _workers:
+        frame: FrameType | None = sys._getframe(1)
+        while frame is not None and not _is_worker(frame.f_locals.get("self")):
+            frame = frame.f_back
+        found = frame.f_locals["self"] if frame is not None else None
+        _workers[process] = None if found is None else Worker(found)
+    return _workers[process]
+
+
+def _is_worker(found: object) -> bool:
+    return all(hasattr(found, name) for name in ("alive", "notify", "cfg", "ppid"))
+
+
+def can_start_threads(environ: WSGIEnvironment) -> bool:
+    """Tell whether a thread of ours could run beside the server's.
+
+    Not under gevent's server without monkey patching (26.9): a thread that waits would stop all of the server's greenlets.
+    """
+    is_gevent = type(environ.get("wsgi.input")).__module__.startswith("gevent.")
+    monkey = sys.modules.get("gevent.monkey")
+    return not is_gevent or bool(monkey and monkey.is_module_patched("threading"))

@@ -1,0 +1,275 @@
+"""An event stream in flight: the application's handle on it, why and how it ends, and what the server iterates if it was announced.
+
+An `AnnouncedStream` takes blocks from a `Relay` and waits with a clock. Its sibling for other requests is in `inline`; both
+end by the same rules, in `Ending`.
+"""
+
+from __future__ import annotations
+
+import errno
+import random
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from .event_stream import BOM, HEARTBEAT, Position, retry_line
+from .relay import Relay
+
+_LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
+_LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for the end of its event
+_FINISH_EVENT_WITHIN = 0.4  # seconds that an event may take to end, once the process is going
+_END_AT_ONCE_AFTER = 0.2  # seconds in which blocks that wait already still leave; then the first event's end is the last
+
+# Reasons for which a stream ends.
+ENDED, RAISED, CLIENT_GONE, DRAIN = "application ended", "application raised", "client gone", "drain"
+
+_creating_events = threading.Lock()  # guards the creation of a Stream's event
+
+
+class Client(Protocol):
+    """The client's connection, as `ssemiddleware.servers` finds it."""
+
+    def is_gone(self) -> bool: ...
+
+
+class Stream:
+    """What an application finds in ``environ["ssemiddleware.stream"]``: a handle on the stream that it is asked for.
+
+    Any thread may use it. Instead of ``time.sleep(1)``, wait with ``stream.closed.wait(1)``: it returns True as soon as the
+    stream has ended, so that the application can stop at once.
+    """
+
+    __slots__ = ("_closed", "_last_event_id", "reason")
+
+    def __init__(self, last_event_id: str = "") -> None:
+        self._last_event_id = last_event_id
+        self._closed: threading.Event | None = None  # made when asked for: every request has a Stream, few use it
+        self.reason: str | None = None  # why the stream ended; None as long as it goes on
+
+    @property
+    def closed(self) -> threading.Event:
+        """Set when the stream has ended, for whatever `reason`."""
+        with _creating_events:
+            if self._closed is None:
+                self._closed = threading.Event()
+                if self.reason is not None:
+                    self._closed.set()
+            return self._closed
+
+    @property
+    def last_event_id(self) -> str:
+        """The ``Last-Event-ID`` of a client that comes back, ``""`` without one: UTF-8, as WHATWG 9.2.4 has it."""
+        return self._last_event_id.encode("latin-1").decode(errors="replace")
+
+    def end(self, reason: str) -> None:
+        """Say that the stream has ended; the first reason stays."""
+        with _creating_events:
+            self.reason = self.reason or reason
+            if self._closed is not None:
+                self._closed.set()
+
+
+class StreamBroken(ConnectionAbortedError):
+    """Raised to the server to cut a response whose last event cannot be finished: a clean end would pass for a whole one."""
+
+    def __init__(self) -> None:
+        # Servers log EPIPE as a connection that is gone, not as an error of the application.
+        super().__init__(errno.EPIPE, "the event stream had to end inside an event")
+
+
+class Ending:
+    """When a stream has to end although the application goes on, and what may still leave.
+
+    Looks at the client and at the worker, each half a second. Where the process is going, blocks that wait already still
+    leave, and an event that is not finished gets a moment; then come a ``retry:`` with jitter for an EventSource, so that
+    not all come back at once, and a clean end. For the server's thread only.
+    """
+
+    def __init__(
+        self,
+        stream: Stream,
+        *,
+        client: Client | None,
+        is_draining: Callable[[], bool],
+        retry: int | None,  # milliseconds; None for a client that is no EventSource
+    ) -> None:
+        self.stream = stream
+        self.client_is_gone = False
+        self.next_look = 0.0
+        self._client = client
+        self._is_draining = is_draining
+        self._retry = retry
+        self._drain_since: float | None = None
+
+    @property
+    def is_near(self) -> bool:
+        """Whether the stream ends as soon as it may."""
+        return self._drain_since is not None
+
+    def look(self, now: float) -> None:
+        """Look at the client and at the worker if that is due."""
+        if now < self.next_look:
+            return
+        self.next_look = now + (_LOOK_AT_END_EVERY if self.is_near else _LOOK_EVERY)
+        if self._client is not None and self._client.is_gone():
+            self.client_is_gone = True
+            self.stream.end(CLIENT_GONE)
+        elif self._drain_since is None and self._is_draining():
+            self._drain_since = self.next_look = now
+
+    def maybe_last_block(self, position: Position, now: float, *, more_waits: bool) -> bytes | None:
+        """Return what leaves last (maybe nothing) if the stream may end here, None if it has to go on.
+
+        Raises `StreamBroken` if an event has been unfinished for too long.
+        """
+        assert self._drain_since is not None
+        waited = now - self._drain_since
+        if position.takes_end and (waited >= _END_AT_ONCE_AFTER or not more_waits):
+            self.stream.end(DRAIN)
+            return b"" if self._retry is None else retry_line(round(self._retry * random.uniform(0.5, 1.5)))
+        if waited >= _FINISH_EVENT_WITHIN:
+            self.stream.end(DRAIN)
+            raise StreamBroken
+        return None
+
+    def up_to_last_event(self, block: bytes, position: Position, now: float) -> bytes:
+        """Return what of *block* may leave: all in the first moment, then only the end of the unfinished event."""
+        assert self._drain_since is not None
+        end = position.event_end(block) if now - self._drain_since >= _END_AT_ONCE_AFTER else -1
+        return block if end < 0 else block[:end]
+
+
+class AnnouncedStream:
+    """What the server iterates for an announced event stream: opening, joined blocks, heartbeats, and the end.
+
+    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *has_body*: False for HEAD. For the server's thread; `close` may be called
+    by any, and twice.
+    """
+
+    def __init__(
+        self,
+        relay: Relay,
+        ending: Ending,
+        position: Position,
+        *,
+        heartbeat: float | None,
+        has_body: bool = True,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._relay = relay
+        self._ending = ending
+        self._position = position
+        self._clock = clock
+        self._is_over = False
+        if not has_body:  # HEAD: the headers are the answer, however long the stream would go on
+            self._end(ENDED)
+        self._heartbeat = heartbeat if position.takes_comment else None
+        self._opens = self._heartbeat is not None
+        self._head: bytes | None = b"" if self._opens else None  # the start of the stream, as long as it may be a BOM
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        if self._is_over:
+            raise StopIteration
+        if self._opens:
+            self._opens = False
+            return HEARTBEAT
+        try:
+            block = self._maybe_next_block()
+        except BaseException:
+            self._end(RAISED)
+            raise
+        if block is None:
+            self._end(ENDED)
+            raise StopIteration
+        return block
+
+    def close(self) -> None:
+        """End the stream, whatever the server's reason is; the application is closed as soon as it lets that happen."""
+        self._end(CLIENT_GONE)
+        self._relay.close()
+
+    def _end(self, reason: str) -> None:
+        self._is_over = True
+        self._ending.stream.end(reason)
+        self._relay.stop()
+
+    def _maybe_next_block(self) -> bytes | None:
+        relay, ending, position = self._relay, self._ending, self._position
+        now = self._clock()
+        heartbeat_at = now + self._heartbeat if self._heartbeat is not None and position.takes_comment else None
+        while True:
+            ending.look(now)
+            if ending.client_is_gone:
+                return None
+            is_finished = relay.finished  # before the look at what waits: the last block comes before the end
+            if ending.is_near and not (is_finished and relay.is_empty):
+                last = ending.maybe_last_block(position, now, more_waits=not relay.is_empty)
+                if last is not None:
+                    self._end(DRAIN)
+                    return last or None
+            block = self._without_bom(relay.take())
+            if block:
+                return self._pass_on(block, now)
+            if is_finished:
+                return self._rest()
+            if heartbeat_at is not None and now >= heartbeat_at:
+                return HEARTBEAT
+            relay.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)
+            now = self._clock()
+
+    def _pass_on(self, block: bytes, now: float) -> bytes:
+        if self._ending.is_near:
+            block = self._ending.up_to_last_event(block, self._position, now)
+        self._position.advance(block)
+        return block
+
+    def _without_bom(self, block: bytes) -> bytes:
+        """Drop a byte order mark that our opening stands before: only a stream's first character is one (9.2.5)."""
+        if self._head is None or not block:
+            return block
+        self._head += block
+        if len(self._head) < len(BOM) and BOM.startswith(self._head):
+            return b""
+        head, self._head = self._head, None
+        return head.removeprefix(BOM)
+
+    def _rest(self) -> bytes | None:
+        self._relay.raise_error()
+        rest, self._head = self._head, None
+        return rest or None
+
+
+class RelayedResponse:
+    """What the server iterates for an announced request that got no event stream: its blocks, unchanged."""
+
+    def __init__(self, relay: Relay, stream: Stream) -> None:
+        self._relay = relay
+        self._stream = stream
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        relay = self._relay
+        while True:
+            is_finished = relay.finished
+            block = relay.take_unchanged()
+            if block is not None:
+                return block
+            if is_finished or relay.closed:
+                break
+            relay.wait(_LOOK_EVERY)
+        if relay.error is not None:
+            self._stream.end(RAISED)
+        relay.raise_error()
+        self._stream.end(ENDED)
+        raise StopIteration
+
+    def close(self) -> None:
+        """End the request; the application is closed as soon as it lets that happen."""
+        self._stream.end(CLIENT_GONE)
+        self._relay.close()
