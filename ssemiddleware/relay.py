@@ -36,6 +36,7 @@ _number = count(1)
 # consumer that it woke so many seconds ago. Longer, and events come late; shorter, and a burst is no longer joined.
 _GIVE_WAY_AFTER = 0.001
 _CLOSE_WITHIN = 1.0  # seconds that close() waits for a relay that is on its way out
+_CLOSE_AT_ONCE = 0.02  # seconds that it gives an application which is woken by its stream's end, and may not be
 _LOOK_UP_EVERY = 0.1  # seconds; how fast the end of a memory pause is seen
 
 
@@ -181,17 +182,22 @@ class Relay:
     def close(self) -> None:
         """`stop`, and take leave of the relay thread.
 
-        Safe twice. Returns at once if the application's code runs (it may sleep), else waits until it is closed. Raises what
+        Safe twice. Waits until the application is closed, but if its code runs (it may sleep) only for a moment. Raises what
         the application's ``close()`` raised, once, if it has ended by now; otherwise that is logged.
         """
         self.stop()
-        if self._is_outside and self._thread is not threading.current_thread():
-            self._thread.join(_CLOSE_WITHIN)
+        if self._thread.ident is not None:
+            self._thread.join(_CLOSE_WITHIN if self._is_outside else _CLOSE_AT_ONCE)
         with self._committing:
             self._is_abandoned = True
             error, self._close_error = self._close_error, None
         if error is not None:
             raise error
+
+    def join(self, timeout: float) -> bool:
+        """Wait at most *timeout* seconds for the relay thread; return whether it has ended."""
+        self._thread.join(timeout)
+        return not self._thread.is_alive()
 
     def _join_what_waits(self) -> bytes:
         waiting = self._waiting

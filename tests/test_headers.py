@@ -1,0 +1,142 @@
+"""`ssemiddleware.headers`: what is an event stream, who asks for one, and which headers leave."""
+
+from __future__ import annotations
+
+import pytest
+
+from ssemiddleware.headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source, is_event_stream
+
+MEDIA_TYPES = {
+    "text/event-stream": True,
+    "Text/Event-Stream": True,
+    "TEXT/EVENT-STREAM; charset=utf-8": True,
+    " text/event-stream ;charset=utf-8": True,
+    "text/event-stream;": True,
+    "text/event-stream-v2": False,
+    "text/event-streams; charset=utf-8": False,
+    "text/event": False,
+    "application/text/event-stream": False,
+    "text/html; profile=text/event-stream": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("value", MEDIA_TYPES, ids=repr)
+def test_an_event_stream_is_told_by_its_media_type(value: str) -> None:
+    assert is_event_stream([("X-Other", "text/event-stream"), ("content-TYPE", value)]) is MEDIA_TYPES[value]
+
+
+def test_without_a_content_type_there_is_no_event_stream() -> None:
+    assert not is_event_stream([])
+
+
+ACCEPTS = {
+    "text/event-stream": True,
+    "Text/Event-Stream": True,
+    "application/json, text/event-stream": True,
+    "text/event-stream;q=0.5, */*;q=0.1": True,
+    "text/event-stream; charset=utf-8": True,
+    "text/event-stream;q=0": False,
+    "*/*": False,
+    "text/*": False,
+    "text/event-stream-v2": False,
+    "text/html": False,
+    "": False,
+}
+
+
+@pytest.mark.parametrize("accept", ACCEPTS, ids=repr)
+def test_a_request_announces_itself_by_its_accept_header(accept: str) -> None:
+    assert accepts_event_stream({"HTTP_ACCEPT": accept}) is ACCEPTS[accept]
+
+
+def test_a_request_without_accept_announces_nothing() -> None:
+    assert not accepts_event_stream({})
+
+
+@pytest.mark.parametrize(
+    ("accept", "cache_control", "expected"),
+    [
+        ("text/event-stream", "no-cache", True),
+        ("text/event-stream", "No-Cache, max-age=0", True),
+        ("text/event-stream", "", False),
+        ("text/event-stream", "no-store", False),
+        ("text/event-stream, */*", "no-cache", False),
+        ("*/*", "no-cache", False),
+    ],
+)
+def test_an_event_source_is_told_from_other_clients(accept: str, cache_control: str, expected: bool) -> None:
+    assert is_event_source({"HTTP_ACCEPT": accept, "HTTP_CACHE_CONTROL": cache_control}) is expected
+
+
+def amended(*headers: tuple[str, str]) -> dict[str, str]:
+    leaving, _ = amend([("Content-Type", "text/event-stream"), *headers])
+    assert len({name.lower() for name, _ in leaving}) == len(leaving), "a header leaves twice"
+    return {name.lower(): value for name, value in leaving}
+
+
+@pytest.mark.parametrize(
+    ("given", "leaves"),
+    [
+        ([], "no-cache, no-transform"),
+        (["no-cache"], "no-cache, no-transform"),
+        (["no-store"], "no-store, no-transform"),
+        (["private, max-age=0"], "private, max-age=0, no-cache, no-transform"),
+        (["No-Cache, No-Transform"], "No-Cache, No-Transform"),
+        (['no-cache="Set-Cookie"'], 'no-cache="Set-Cookie", no-cache, no-transform'),
+        (["private", "max-age=5"], "private, max-age=5, no-cache, no-transform"),
+        ([""], "no-cache, no-transform"),
+    ],
+)
+def test_cache_control_keeps_what_the_application_said(given: list[str], leaves: str) -> None:
+    assert amended(*[("Cache-Control", value) for value in given])["cache-control"] == leaves
+
+
+@pytest.mark.parametrize(
+    ("given", "leaves"),
+    [
+        ("text/event-stream", "text/event-stream; charset=utf-8"),
+        ("text/event-stream;", "text/event-stream; charset=utf-8"),
+        ("Text/Event-Stream; Charset=UTF-8", "Text/Event-Stream; Charset=UTF-8"),
+        ('text/event-stream; charset="utf-8"', 'text/event-stream; charset="utf-8"'),
+        ("text/event-stream; charset=iso-8859-1", "text/event-stream; charset=utf-8"),
+        ("text/event-stream; charset=utf8", "text/event-stream; charset=utf-8"),
+        ("text/event-stream; version=2", "text/event-stream; version=2; charset=utf-8"),
+        ("text/event-stream; version=2; charset=latin-1", "text/event-stream; version=2; charset=utf-8"),
+    ],
+)
+def test_the_character_set_is_utf_8(given: str, leaves: str) -> None:
+    leaving, _ = amend([("Content-Type", given)])
+    assert dict(leaving)["Content-Type"] == leaves
+
+
+def test_nginx_is_told_not_to_buffer_unless_the_application_spoke() -> None:
+    assert amended()["x-accel-buffering"] == "no"
+    assert amended(("x-accel-buffering", "yes"))["x-accel-buffering"] == "yes"
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer", "Trailers", "Transfer-Encoding",
+        "Upgrade", "Proxy-Connection", "Content-Length", "ETag", "cOnNeCtIoN",
+    ],
+)  # fmt: skip
+def test_hop_by_hop_headers_and_false_ones_are_dropped(name: str) -> None:
+    leaving, dropped = amend([("Content-Type", "text/event-stream"), (name, "x"), ("X-Kept", "y")])
+    assert dropped == [name]
+    assert name not in dict(leaving)
+    assert dict(leaving)["X-Kept"] == "y"
+
+
+def test_the_applications_list_is_left_alone() -> None:
+    headers: Headers = [("Content-Type", "text/event-stream"), ("Connection", "close"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
+    leaving, _ = amend(headers)
+    assert headers == [("Content-Type", "text/event-stream"), ("Connection", "close"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
+    assert [value for name, value in leaving if name == "Set-Cookie"] == ["a", "b"]
+
+
+@pytest.mark.parametrize(("value", "expected"), [("gzip", True), ("BR", True), ("identity", False), ("", False)])
+def test_an_encoded_body_is_told_from_a_plain_one(value: str, expected: bool) -> None:
+    assert is_encoded([("content-encoding", value)]) is expected
+    assert not is_encoded([])

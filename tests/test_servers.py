@@ -1,0 +1,175 @@
+"""`ssemiddleware.servers`: probes by duck typing that are right where there is a server, and silent where there is none."""
+
+from __future__ import annotations
+
+import os
+import socket
+import struct
+import types
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import pytest
+
+from ssemiddleware import servers
+
+Pair = tuple[socket.socket, socket.socket]
+
+
+@pytest.fixture
+def pair() -> Iterator[Pair]:
+    """A connection: the server's side and the client's."""
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        client = socket.create_connection(listener.getsockname())
+        server, _ = listener.accept()
+    with client, server:
+        yield server, client
+
+
+def holder(**attributes: object) -> Any:
+    return types.SimpleNamespace(**attributes)
+
+
+class Channel:
+    def __init__(self, socket: socket.socket) -> None:
+        self.socket = socket
+
+    def check_client_disconnected(self) -> bool:
+        return False
+
+
+ENVIRONS: dict[str, Callable[[socket.socket], dict[str, object]]] = {
+    "gunicorn": lambda s: {"gunicorn.socket": s},
+    "gunicorn's gevent_pywsgi": lambda s: {"gunicorn.sock": s},
+    "werkzeug": lambda s: {"werkzeug.socket": s},
+    "waitress": lambda s: {"waitress.client_disconnected": Channel(s).check_client_disconnected},
+    "wsgiref": lambda s: {"wsgi.input": holder(raw=holder(_sock=s))},
+    "cheroot": lambda s: {"wsgi.input": holder(rfile=holder(raw=holder(_sock=s)))},
+}
+
+
+@pytest.mark.parametrize("environ", ENVIRONS.values(), ids=ENVIRONS.keys())
+def test_the_clients_connection_is_found(environ: Callable[[socket.socket], dict[str, object]], pair: Pair) -> None:
+    server, client = pair
+    found = servers.find_client(environ(server))
+    assert found is not None
+    assert not found.is_gone()
+    client.close()
+    assert found.is_gone()
+
+
+@pytest.mark.parametrize("environ", [{}, {"wsgi.input": None}, {"gunicorn.socket": object()}, {"wsgi.input": holder(raw=None)}])
+def test_without_a_connection_there_is_nothing_to_ask(environ: dict[str, object]) -> None:
+    assert servers.find_client(environ) is None
+
+
+def leave_with_fin(client: socket.socket) -> None:
+    client.close()
+
+
+def leave_with_reset(client: socket.socket) -> None:
+    client.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+    client.close()
+
+
+def leave_behind_pipelined_bytes(client: socket.socket) -> None:
+    client.sendall(b"GET / HTTP/1.1\r\n\r\n")
+    client.close()
+
+
+@pytest.mark.parametrize("leave", [leave_with_fin, leave_with_reset, leave_behind_pipelined_bytes])
+@pytest.mark.parametrize("timeout", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "with a timeout"])
+def test_a_leave_is_seen_and_the_look_takes_nothing(leave: Callable[[socket.socket], None], timeout: float | None, pair: Pair) -> None:
+    server, client = pair
+    server.settimeout(timeout)
+    found = servers.ClientSocket(server)
+    client.sendall(b"pipelined")
+    assert not found.is_gone()
+    leave(client)
+    assert found.is_gone()
+    if leave is not leave_with_reset:
+        assert server.recv(9) == b"pipelined"
+
+
+def test_a_closed_connection_is_gone_and_no_other_is_taken_for_it(pair: Pair) -> None:
+    server, _ = pair
+    found = servers.ClientSocket(server)
+    number = server.fileno()
+    server.close()
+    with socket.socket() as other:
+        os.dup2(other.fileno(), number)  # the number lives on as something else
+        try:
+            assert found.is_gone()
+        finally:
+            os.close(number)
+
+
+def test_a_socket_that_cannot_say_its_number_is_gone() -> None:
+    def fileno() -> int:
+        raise OSError("bad file descriptor")
+
+    assert servers.ClientSocket(holder(fileno=fileno)).is_gone()
+
+
+class SyncWorker:
+    """Looks like a gunicorn worker, and calls an application as one does."""
+
+    cfg = ppid = None
+    notified = 0
+
+    def __init__(self) -> None:
+        self.alive = True
+
+    def notify(self) -> None:
+        self.notified += 1
+
+    def handle_request(self, application: Callable[[], object]) -> object:
+        return application()
+
+
+@pytest.fixture
+def no_workers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(servers, "_workers", {})
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_worker_is_found_among_the_callers_once_for_its_process() -> None:
+    worker = SyncWorker()
+    environ = {"gunicorn.socket": object()}
+    found = worker.handle_request(lambda: servers.find_worker(environ))
+    assert isinstance(found, servers.Worker)
+    assert servers.find_worker(environ) is found
+    assert not found.is_going()
+    worker.alive = False
+    assert found.is_going()
+    assert worker.notified == 2
+
+
+def test_a_worker_that_is_not_sync_is_not_told_that_it_lives() -> None:
+    class GeventWorker:
+        alive, cfg, ppid = True, None, 1
+
+        def notify(self) -> None:
+            raise AssertionError("gevent's notify may end the process")
+
+    assert not servers.Worker(GeventWorker()).is_going()
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_without_gunicorn_no_worker_is_looked_for() -> None:
+    assert servers.find_worker({}) is None
+    assert servers._workers == {}
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_server_that_hides_its_worker_has_none() -> None:
+    assert servers.find_worker({"gunicorn.socket": object()}) is None
+
+
+def test_threads_can_be_started_but_under_geventless_greenlets() -> None:
+    class Input:
+        __module__ = "gevent.pywsgi"
+
+    assert servers.can_start_threads({"wsgi.input": object()})
+    assert servers.can_start_threads({})
+    assert not servers.can_start_threads({"wsgi.input": Input()})
