@@ -1,10 +1,10 @@
-"""``text/event-stream`` as bytes: where lines and events end, where a block may be cut, events written and read.
+r"""``text/event-stream`` as bytes: where lines and events end, where a block may be cut, events written and read.
 
 The format is WHATWG HTML's, section 9.2 ("Server-sent events"). Nothing here does I/O, starts a thread or reads a clock.
 
->>> bytes(Event("two\\nlines", event="greeting", id="7"))
-b'event: greeting\\nid: 7\\ndata: two\\ndata: lines\\n\\n'
->>> [event.data for event in read_events([b"data: split any", b"where\\r\\n\\r", b"\\n"])]
+>>> bytes(Event("two\nlines", event="greeting", id="7"))
+b'event: greeting\nid: 7\ndata: two\ndata: lines\n\n'
+>>> [event.data for event in read_events([b"data: split any", b"where\r\n\r", b"\n"])]
 ['split anywhere']
 
 Use `Event` to write a stream in an application, `read_events` to read one in a client or a test. A browser needs neither.
@@ -140,7 +140,7 @@ class Position:
 
 
 class OpaquePosition(Position):
-    """A place in a stream with a Content-Encoding, or none at all (204): it takes no comment, and nobody knows where it may end."""
+    """A place in a body that is encoded or must not be (204): it takes no comment, and nobody knows where it may end."""
 
     __slots__ = ()
 
@@ -150,7 +150,7 @@ class OpaquePosition(Position):
     def advance(self, block: bytes) -> None:
         """Know as little as before."""
 
-    def event_end(self, block: bytes) -> int:
+    def event_end(self, block: bytes) -> int:  # noqa: ARG002
         """Return -1: what looks like a blank line is none."""
         return -1
 
@@ -165,7 +165,7 @@ _UNSET = _Unset()
 
 @dataclass(frozen=True, slots=True, init=False)
 class Event:
-    """One event: its ``data``, and what may go with it. ``bytes(event)`` is the block to yield; made to go on one thread to another.
+    """One event: its ``data``, and what may go with it. ``bytes(event)`` is the block to yield. Immutable.
 
     *data*: text; each of its lines (ended by CR, LF or CRLF) becomes a ``data`` field, so a reader sees LF everywhere.
     *json*: instead of data, any value that the standard library's ``json`` can write; on one line of ASCII, since several

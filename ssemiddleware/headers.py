@@ -11,7 +11,13 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import dump_options_header, is_hop_by_hop_header, parse_accept_header, parse_dict_header, parse_options_header
+from werkzeug.http import (
+    dump_options_header,
+    is_hop_by_hop_header,
+    parse_accept_header,
+    parse_dict_header,
+    parse_options_header,
+)
 
 from .event_stream import MEDIA_TYPE
 

@@ -41,9 +41,8 @@ class InlineStart:
         self.is_event_stream: bool | None = None  # None until the application has called
         self.position: Position | None = None
 
-    def __call__(
-        self, status: str, headers: Headers, exc_info: OptExcInfo | None = None, /
-    ) -> Callable[[bytes], object]:
+    def __call__(self, status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> Callable[[bytes], object]:
+        """Start the response, as PEP 3333 has it."""
         streams_events = is_event_stream(headers)
         if streams_events:
             headers, self.position = self._amend(status, headers)
@@ -231,9 +230,9 @@ class _Looks:
         position = OpaquePosition() if self._is_opaque else Position(anywhere=True)
         if last:
             position.advance(last)
-        for block in chain((block,), self._blocks):
+        for pulled in chain((block,), self._blocks):
             now = self._inline.clock()
-            block = self._ending.up_to_last_event(only_bytes(block), position, now)
+            block = self._ending.up_to_last_event(only_bytes(pulled), position, now)
             if block:
                 position.advance(block)
                 yield from pieces_of(block, self._inline.max_block)

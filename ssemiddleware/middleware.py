@@ -1,8 +1,8 @@
-"""`SSEMiddleware` wraps a WSGI application (PEP 3333) and takes care of every ``text/event-stream`` response; `wrap` names one.
+r"""`SSEMiddleware` wraps a WSGI application (PEP 3333) and takes care of its event streams; `wrap` finds one by name.
 
 >>> def application(environ, start_response):
 ...     start_response("200 OK", [("Content-Type", "text/event-stream")])
-...     yield b"data: hello\\n\\n"
+...     yield b"data: hello\n\n"
 >>> SSEMiddleware(application, heartbeat=20)
 SSEMiddleware(<function application at ...>, heartbeat=20)
 
@@ -89,7 +89,12 @@ class SSEMiddleware:
         _check("max_block", max_block, type(max_block) is int and max_block >= 16, "a whole number of bytes from 16")
         _check("read_ahead", read_ahead, type(read_ahead) is int and read_ahead > 0, "a positive whole number of bytes")
         _check("memory", memory, memory is None or isinstance(memory, MemoryGovernor), "a MemoryGovernor or None")
-        _check("retry", retry, retry is None or (type(retry) is int and retry > 0), "a positive whole number of milliseconds or None")
+        _check(
+            "retry",
+            retry,
+            retry is None or (type(retry) is int and retry > 0),
+            "a positive whole number of milliseconds or None",
+        )
         values = (application, announced, heartbeat, max_block, read_ahead, memory, retry)
         for name, value in zip(("application", *_OPTIONS), values, strict=True):
             object.__setattr__(self, name, value)
@@ -139,7 +144,9 @@ class SSEMiddleware:
 
     def _maybe_start_relay(self, environ: WSGIEnvironment) -> Relay | None:
         if not servers.can_start_threads(environ):
-            self._tell_once("threads", "no thread may be started under this server: announced requests run inline, without heartbeats")
+            self._tell_once(
+                "threads", "no thread may be started under this server: announced requests run inline, without heartbeats"
+            )
             return None
         # A compressing layer of the application would hold events back until it has enough of them.
         environ.pop("HTTP_ACCEPT_ENCODING", None)
@@ -154,7 +161,9 @@ class SSEMiddleware:
         try:
             relay.start()
         except RuntimeError as error:  # the process is going, or has all the threads it may have
-            self._tell_once("threads", f"no relay thread could be started ({error}): announced requests run inline, without heartbeats")
+            self._tell_once(
+                "threads", f"no relay thread could be started ({error}): announced requests run inline, without heartbeats"
+            )
             return None
         return relay
 
@@ -216,7 +225,7 @@ class SSEMiddleware:
             self._tell_once(
                 ", ".join(sorted(dropped)).lower(),
                 f"dropped {', '.join(dropped)} from an event stream: hop-by-hop headers belong to the server (PEP 3333; "
-                "some answer 500 to them), and a length or ETag is wrong for a stream that comments are added to"
+                "some answer 500 to them), and a length or ETag is wrong for a stream that comments are added to",
             )
         has_no_body = status.startswith("1") or status[:3] in ("204", "304")
         return amended, OpaquePosition() if has_no_body or is_encoded(headers) else Position()
@@ -227,7 +236,7 @@ class SSEMiddleware:
                 "inline",
                 f"{environ.get('PATH_INFO')} streams events to a client that did not announce it "
                 f"(Accept: {environ.get('HTTP_ACCEPT', '')}): no heartbeats, and a leave or a deploy is noticed only when the "
-                "application yields. Name such requests with announced=, or yield b'' now and then."
+                "application yields. Name such requests with announced=, or yield b'' now and then.",
             )
         worker = servers.find_worker(environ)
         drain = self._drain

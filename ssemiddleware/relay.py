@@ -11,6 +11,7 @@ many bytes it may hand over before it must look up; setting it to zero is how th
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
 import errno
 import logging
@@ -19,8 +20,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable
 from itertools import count
-from types import TracebackType
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from .event_stream import Event, next_cut
 from .headers import Headers, is_event_stream
@@ -377,10 +377,8 @@ class _Gate:
         self._lock.acquire(timeout=max(0.0, timeout))
 
     def open(self) -> None:
-        try:
+        with contextlib.suppress(RuntimeError):  # it is open
             self._lock.release()
-        except RuntimeError:  # it is open
-            pass
 
 
 def only_bytes(block: object) -> bytes:

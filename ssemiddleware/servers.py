@@ -50,7 +50,7 @@ class ClientSocket:
         self._socket = socket
 
     def is_gone(self) -> bool:
-        """Tell whether the client has closed its side, or the server the connection. A half-closed connection counts as left."""
+        """Tell whether the client has closed its side (half closing counts as leaving), or the server the connection."""
         try:
             descriptor = self._socket.fileno()
         except (OSError, ValueError):

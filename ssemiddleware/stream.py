@@ -1,4 +1,4 @@
-"""An event stream in flight: the application's handle on it, why and how it ends, and what the server iterates if it was announced.
+"""An event stream in flight: the application's handle on it, why and how it ends, and the iterable of an announced one.
 
 An `AnnouncedStream` takes blocks from a `Relay` and waits with a clock. Its sibling for other requests is in `inline`; both
 end by the same rules, in `Ending`.
@@ -30,7 +30,8 @@ _creating_events = threading.Lock()  # guards the creation of a Stream's event
 class Client(Protocol):
     """The client's connection, as `ssemiddleware.servers` finds it."""
 
-    def is_gone(self) -> bool: ...
+    def is_gone(self) -> bool:
+        """Tell whether the client has left."""
 
 
 class Stream:
@@ -143,8 +144,8 @@ class Ending:
 class AnnouncedStream:
     """What the server iterates for an announced event stream: opening, joined blocks, heartbeats, and the end.
 
-    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *has_body*: False for HEAD. For the server's thread; `close` may be called
-    by any, and twice.
+    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *has_body*: False for HEAD. For the server's
+    thread; `close` may be called by any, and twice.
     """
 
     def __init__(

@@ -117,7 +117,7 @@ class OpenStream:
         self._client.close()
         self._application.close()
 
-    def __enter__(self) -> OpenStream:
+    def __enter__(self) -> OpenStream:  # noqa: PYI034  (typing.Self came with 3.11)
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:

@@ -31,7 +31,7 @@ def environ_of(given: dict[str, str] | None = None) -> WSGIEnvironment:
 
 
 class Blocks:
-    """An iterable of *given* blocks that knows who iterates and closes it. An exception among the blocks is raised in its place."""
+    """An iterable of *given* blocks that knows who iterates and closes it; an exception among them is raised in its place."""
 
     def __init__(self, given: Iterable[object]) -> None:
         self._given = iter(given)
@@ -54,9 +54,7 @@ class Blocks:
         self.was_closed.set()
 
 
-def application_of(
-    iterable: Iterable[bytes], *headers: tuple[str, str], status: str = "200 OK"
-) -> WSGIApplication:
+def application_of(iterable: Iterable[bytes], *headers: tuple[str, str], status: str = "200 OK") -> WSGIApplication:
     """Return an application that answers with *iterable*, an event stream unless *headers* say otherwise."""
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -118,8 +118,8 @@ def test_nginx_is_told_not_to_buffer_unless_the_application_spoke() -> None:
 @pytest.mark.parametrize(
     "name",
     [
-        "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer", "Trailers", "Transfer-Encoding",
-        "Upgrade", "Proxy-Connection", "Content-Length", "ETag", "cOnNeCtIoN",
+        "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer", "Trailers",
+        "Transfer-Encoding", "Upgrade", "Proxy-Connection", "Content-Length", "ETag", "cOnNeCtIoN",
     ],
 )  # fmt: skip
 def test_hop_by_hop_headers_and_false_ones_are_dropped(name: str) -> None:
@@ -130,7 +130,12 @@ def test_hop_by_hop_headers_and_false_ones_are_dropped(name: str) -> None:
 
 
 def test_the_applications_list_is_left_alone() -> None:
-    headers: Headers = [("Content-Type", "text/event-stream"), ("Connection", "close"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
+    headers: Headers = [
+        ("Content-Type", "text/event-stream"),
+        ("Connection", "close"),
+        ("Set-Cookie", "a"),
+        ("Set-Cookie", "b"),
+    ]
     leaving, _ = amend(headers)
     assert headers == [("Content-Type", "text/event-stream"), ("Connection", "close"), ("Set-Cookie", "a"), ("Set-Cookie", "b")]
     assert [value for name, value in leaving if name == "Set-Cookie"] == ["a", "b"]

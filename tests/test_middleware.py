@@ -133,7 +133,9 @@ def test_an_application_may_start_its_response_with_the_first_block(request_: di
 @both_paths
 @pytest.mark.parametrize("kind", [EVENT_STREAM, HTML], ids=["event stream", "html"])
 @pytest.mark.parametrize(
-    "make", [list, tuple, iter, Blocks, lambda blocks: (block for block in blocks)], ids=["list", "tuple", "iterator", "closable", "generator"]
+    "make",
+    [list, tuple, iter, Blocks, lambda blocks: (block for block in blocks)],
+    ids=["list", "tuple", "iterator", "closable", "generator"],
 )
 @pytest.mark.parametrize("blocks", [[], [b"data: 1\n\n"], [b"data: 1\n\n", b"data: 2\n\n"]], ids=["empty", "one", "two"])
 def test_any_iterable_will_do(
@@ -196,8 +198,7 @@ def test_what_iterating_raises_comes_after_the_blocks_before_it(
     response = respond(application_of(blocks, kind), request_, heartbeat=None)
     received: list[bytes] = []
     with pytest.raises(error, match="between") as raised:
-        for block in response.blocks():
-            received.append(block)
+        received.extend(response.blocks())
     assert b"".join(received) == b"".join(before)  # type: ignore[arg-type]
     assert "__next__" in [frame.name for frame in traceback.extract_tb(raised.value.__traceback__)]
     assert len(blocks.closed_on) == 1
@@ -222,7 +223,9 @@ def test_an_error_replaces_the_headers_as_long_as_they_have_not_left(kind: tuple
 
 @both_paths
 @pytest.mark.parametrize("kind", [EVENT_STREAM, HTML], ids=["event stream", "html"])
-def test_an_error_is_raised_in_the_application_once_the_headers_have_left(kind: tuple[str, str], request_: dict[str, str]) -> None:
+def test_an_error_is_raised_in_the_application_once_the_headers_have_left(
+    kind: tuple[str, str], request_: dict[str, str]
+) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [kind])
         yield b"data: 1\n\n"
@@ -294,15 +297,16 @@ def test_a_large_block_that_is_written_is_cut_as_well(request_: dict[str, str]) 
 
 
 @both_paths
-@pytest.mark.parametrize("block", ["text", bytearray(b"x"), memoryview(b"x"), None, 5, Event("x")], ids=lambda block: type(block).__name__)
+@pytest.mark.parametrize(
+    "block", ["text", bytearray(b"x"), memoryview(b"x"), None, 5, Event("x")], ids=lambda block: type(block).__name__
+)
 def test_a_block_that_is_not_bytes_is_a_type_error_that_names_the_type(block: object, request_: dict[str, str]) -> None:
     for before in ([], [b"data: 1\n\n"], [b"data: 1\n\n"] * 8):
         blocks = Blocks([*before, block])
         response = respond_unchecked(application_of(blocks), request_, heartbeat=None)
         received: list[bytes] = []
         with pytest.raises(TypeError, match=rf"an event stream's blocks must be bytes, got {type(block).__name__}") as raised:
-            for received_block in response.blocks():
-                received.append(received_block)
+            received.extend(response.blocks())
         assert b"".join(received) == b"".join(before)
         assert ("yield bytes(event)" in str(raised.value)) is isinstance(block, Event)
         assert len(blocks.closed_on) == 1
@@ -424,17 +428,18 @@ def test_close_does_not_wait_for_an_application_that_sleeps() -> None:
 
 
 def test_what_the_application_raises_after_its_stream_has_ended_is_logged(caplog: pytest.LogCaptureFixture) -> None:
-    wakes, raised = threading.Event(), threading.Event()
+    sleeping, wakes, raised = threading.Event(), threading.Event(), threading.Event()
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [EVENT_STREAM])
         yield b"data: 1\n\n"
+        sleeping.set()
         wakes.wait(DEADLINE)
         raised.set()
         raise Failure("too late")
 
     response = respond(application, ANNOUNCED)
-    next(response.blocks())
+    assert sleeping.wait(DEADLINE)
     response.close()
     wakes.set()
     assert raised.wait(DEADLINE)
@@ -510,8 +515,7 @@ def test_the_application_finds_a_handle_on_its_stream(request_: dict[str, str]) 
     response = respond(application, {**request_, "HTTP_LAST_EVENT_ID": "ä€".encode().decode("latin-1")})
     blocks = response.blocks()
     next(blocks)
-    (stream,) = streams or [None]
-    assert stream is not None
+    (stream,) = streams
     assert stream.last_event_id == "ä€"
     assert stream.reason is None
     assert not stream.closed.is_set()
@@ -687,7 +691,9 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, value: object, al
 
 def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     options: dict[str, Any] = {"hartbeat": 20}
-    with pytest.raises(TypeError, match="unknown option hartbeat=20; the options are announced, heartbeat, max_block, read_ahead"):
+    with pytest.raises(
+        TypeError, match="unknown option hartbeat=20; the options are announced, heartbeat, max_block, read_ahead"
+    ):
         SSEMiddleware(application_of([]), **options)
 
 
@@ -714,7 +720,7 @@ def create_app(count: int = 1, *, data: str = "x") -> WSGIApplication:
 app = create_app()
 
 
-class namespace:  # noqa: N801
+class namespace:
     app = app
 
 
@@ -729,7 +735,8 @@ def test_wrap_takes_a_name_or_a_factory(expression: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "name", ["app", ":app", "module:", "module:create_app(", "module:create_app(f())", "module:f(**x)", "module:1+1 2", "", None]
+    "name",
+    ["app", ":app", "module:", "module:create_app(", "module:create_app(f())", "module:f(**x)", "module:1+1 2", "", None],
 )
 def test_wrap_refuses_what_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match=r'name must be "module:attribute" or "module:factory\(literal arguments\)", got'):

@@ -79,7 +79,9 @@ def leave_behind_pipelined_bytes(client: socket.socket) -> None:
 
 @pytest.mark.parametrize("leave", [leave_with_fin, leave_with_reset, leave_behind_pipelined_bytes])
 @pytest.mark.parametrize("timeout", [None, 0.0, 5.0], ids=["blocking", "non-blocking", "with a timeout"])
-def test_a_leave_is_seen_and_the_look_takes_nothing(leave: Callable[[socket.socket], None], timeout: float | None, pair: Pair) -> None:
+def test_a_leave_is_seen_and_the_look_takes_nothing(
+    leave: Callable[[socket.socket], None], timeout: float | None, pair: Pair
+) -> None:
     server, client = pair
     server.settimeout(timeout)
     found = servers.ClientSocket(server)

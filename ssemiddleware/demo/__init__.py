@@ -1,0 +1,51 @@
+"""One application, mounted bare and wrapped, and a page that shows the difference.
+
+    python -m ssemiddleware demo
+
+`create_app()` returns it for any other WSGI server; one worker with many threads suits it, since every open stream
+takes one. It needs the extra: `pip install "ssemiddleware[demo]"`. Without Django, only `/django/` is missing.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from ssemiddleware import SSEMiddleware
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIApplication
+
+
+def create_app() -> WSGIApplication:
+    """Return the page at `/`, the streams at `/bare/` and `/wrapped/`, Django's below `/django/`."""
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    from ssemiddleware.demo.page import create_page
+
+    mounts = bare_and_wrapped()
+    if importlib.util.find_spec("django"):
+        mounts |= bare_and_wrapped_django()
+    return DispatcherMiddleware(create_page(), mounts)
+
+
+def bare_and_wrapped() -> dict[str, WSGIApplication]:
+    """Mount one Flask application twice."""
+    from ssemiddleware.demo.flask_streams import create_flask_app
+
+    flask_app = create_flask_app()
+    return {
+        "/bare": flask_app,
+        "/wrapped": SSEMiddleware(flask_app),  # the only difference
+    }
+
+
+def bare_and_wrapped_django() -> dict[str, WSGIApplication]:
+    """Mount one Django application twice."""
+    from ssemiddleware.demo.django_ticker import create_django_app
+
+    django_app = create_django_app()
+    return {
+        "/django/bare": django_app,
+        "/django/wrapped": SSEMiddleware(django_app),
+    }

@@ -1,0 +1,91 @@
+"""Event streams of a plain Flask application. It is the same one bare and wrapped, and knows nothing of either."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import TYPE_CHECKING
+
+import psutil
+from flask import Flask, Response, abort, request
+
+from ssemiddleware import Event
+from ssemiddleware.demo.ticks import client_left_during_pause, ticks
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+def create_flask_app() -> Flask:
+    """Return the application with its five streams."""
+    app = Flask(__name__, static_folder=None)
+    for view in (ticker, silent, burst, large, memory):
+        app.add_url_rule(f"/{view.__name__}", view_func=view)
+    return app
+
+
+def ticker() -> Response:
+    """An event a second."""
+    return event_stream(ticks(request.environ))
+
+
+def silent() -> Response:
+    """Nothing at all for 20 seconds, then one event."""
+    return event_stream(silence_and_one_event(request.environ))
+
+
+def burst() -> Response:
+    """`n` small events as fast as they are taken, then one named `end`."""
+    return event_stream(small_events(asked_number("n", default=100_000, most=1_000_000)))
+
+
+def large() -> Response:
+    """One event of `mb` megabytes (10^6 bytes) of JSON."""
+    return event_stream(one_large_event(asked_number("mb", default=5, most=50)))
+
+
+def memory() -> Response:
+    """The resident memory of this process, twice a second."""
+    return event_stream(memory_readings(request.environ))
+
+
+def event_stream(blocks: Iterator[bytes]) -> Response:
+    """Stream the blocks as Flask's documentation shows it, with no header but the type."""
+    return Response(blocks, mimetype="text/event-stream")
+
+
+def asked_number(name: str, default: int, most: int) -> int:
+    """Read a number from the query; anything but 1 to `most` is answered with 400 and the reason."""
+    text = request.args.get(name, str(default))
+    if re.fullmatch("[0-9]{1,9}", text) and 1 <= int(text) <= most:
+        return int(text)
+    reason = f"{name} must be a whole number from 1 to {most}, got {text!r}\n"
+    return abort(Response(reason, 400, mimetype="text/plain"))
+
+
+def silence_and_one_event(environ: WSGIEnvironment) -> Iterator[bytes]:
+    """Yield one event after 20 seconds."""
+    if not client_left_during_pause(environ, 20.0):
+        yield bytes(Event("the silence is over"))
+
+
+def small_events(number: int) -> Iterator[bytes]:
+    """Yield *number* events and the one that ends the burst."""
+    for index in range(1, number + 1):
+        yield b"data: %d\n\n" % index  # not Event: the way of the bytes is measured, not their making
+    yield bytes(Event(str(number), event="end"))
+
+
+def one_large_event(megabytes: int) -> Iterator[bytes]:
+    """Yield one event of a JSON list of strings, on one line."""
+    row = "An event is as long as its application likes.".ljust(997, ".")  # 1000 bytes with its quotes and comma
+    yield bytes(Event(json=[row] * (megabytes * 1000)))
+
+
+def memory_readings(environ: WSGIEnvironment) -> Iterator[bytes]:
+    """Yield the resident bytes, twice a second."""
+    process = psutil.Process()
+    while True:
+        yield bytes(Event(json={"rss": process.memory_info().rss}))
+        if client_left_during_pause(environ, 0.5):
+            return

@@ -1,0 +1,750 @@
+"use strict";
+
+const SIDES = ["bare", "wrapped"];
+const MOST_STREAMS = 5; // a browser allows six HTTP/1.1 connections to a host, and one has to stay free
+const UNNAMED_EVENT = "message"; // how WHATWG HTML calls an event that has no event field
+const BURST_EVENTS = 100000;
+const ROUNDS = 3; // a single run says little: the first one warms up, and the machine has other things to do
+const MEMORY_SECONDS = 120;
+const LANE_SECONDS = 30;
+const STATES = ["CONNECTING", "OPEN", "CLOSED"]; // by EventSource.readyState
+const OUTCOMES = ["DONE", "FAILED"]; // how a test's stream ended
+
+/** What a test ends with when its button is pressed again. */
+class Stopped extends Error {}
+
+const byId = id => document.getElementById(id);
+const now = () => performance.now() / 1000;
+const seconds = value => `${value.toFixed(value < 10 ? 2 : 1)} s`;
+const whole = value => Math.round(value).toLocaleString("en");
+const megabytes = bytes => `${(bytes / 1e6).toFixed(1)} MB`;
+
+/* ---- Streams: all of this page's open and close here ---- */
+
+const openStreams = new Set();
+
+/** Opens an event stream; refuses the sixth, which would wait for a connection and look like a dead server. */
+function openStream(path) {
+  if (openStreams.size >= MOST_STREAMS) throw new Error(`this page has ${MOST_STREAMS} streams open already`);
+  const source = new EventSource(path);
+  openStreams.add(source);
+  showOpenStreams();
+  return source;
+}
+
+function closeStream(source) {
+  source.close();
+  openStreams.delete(source);
+  showOpenStreams();
+}
+
+function showOpenStreams() {
+  byId("open-streams").textContent = openStreams.size;
+  const dots = Array.from({ length: MOST_STREAMS }, (_, index) => element("i", { className: index < openStreams.size ? "open" : "" }));
+  byId("stream-gauge").replaceChildren(...dots);
+}
+
+/** Says what an EventSource's error event means; the browser itself tells nothing but the state. */
+function failureOf(source, broken = "the connection broke before the end") {
+  return source.readyState === EventSource.CLOSED ? "the server refused the stream (its terminal may say why)" : broken;
+}
+
+/** The same for a stream that lasts: there a browser connects again by itself, unless the server refused. */
+const troubleOf = source => `Trouble: ${failureOf(source, "no connection; the browser tries again by itself")}.`;
+
+/**
+ * Opens a stream, and closes it when it has done its work, breaks, is stopped or takes too long.
+ * `listen(source, finish)` adds the listeners; what it passes to `finish` is what the promise resolves with.
+ */
+function readStream(path, { signal, patience, listen }) {
+  return new Promise((resolve, reject) => {
+    if (signal.aborted) throw new Stopped();
+    const source = openStream(path);
+    const leave = (settle, value) => {
+      clearTimeout(deadline);
+      signal.removeEventListener("abort", stop);
+      closeStream(source);
+      settle(value);
+    };
+    const stop = () => leave(reject, new Stopped());
+    const tooLong = () => leave(reject, new Error(`not done after ${patience} s; other tabs may hold the connections`));
+    const deadline = setTimeout(tooLong, patience * 1000);
+    signal.addEventListener("abort", stop);
+    source.addEventListener("error", () => leave(reject, new Error(failureOf(source))));
+    listen(source, value => leave(resolve, value));
+  });
+}
+
+/* ---- What is seen ---- */
+
+function element(name, properties = {}, ...children) {
+  const made = Object.assign(document.createElement(name), properties);
+  made.append(...children);
+  return made;
+}
+
+/** Makes a card's panel for one side and returns its parts. */
+function makePanel(card, side, path) {
+  const panel = byId("panel").content.firstElementChild.cloneNode(true);
+  const part = selector => panel.querySelector(selector);
+  panel.classList.add(side);
+  part(".name").textContent = side;
+  part(".name").classList.add(side);
+  part(".path").append(...path.match(/\/[^/]*/g).flatMap(step => [element("wbr"), step]));
+  byId(card).querySelector(".panels").append(panel);
+  return { side, path, state: part(".state"), value: part(".value"), note: part(".note"), lane: part(".lane"), bar: part(".bar") };
+}
+
+/** Makes both panels of a card, without the parts that it has no use for. */
+function makePanels(card, prefix, name, unused) {
+  return SIDES.map(side => {
+    const panel = makePanel(card, side, `${prefix}/${side}/${name}`);
+    for (const part of unused) panel[part].remove();
+    return panel;
+  });
+}
+
+function showState(panel, state, words = state) {
+  if (panel.state.textContent === words) return; // it is read aloud when it is written, even to what it was
+  panel.state.dataset.state = state;
+  panel.state.textContent = words;
+}
+
+/** Shows how a test's stream ended, in the panel of its side. */
+function showOutcome(panel, error) {
+  if (!error) showState(panel, "DONE", "CLOSED, done");
+  else if (error instanceof Stopped) showState(panel, "CLOSED", "CLOSED, stopped");
+  else {
+    showState(panel, "FAILED", "CLOSED, failed");
+    panel.value.textContent = "";
+    panel.note.textContent = `Failed: ${error.message}.`;
+  }
+}
+
+function clearPanel(panel, words) {
+  showState(panel, "CLOSED", words);
+  panel.value.textContent = panel.note.textContent = "";
+  panel.bar.firstElementChild.style.width = "0";
+}
+
+/** Draws the pair's bars to one scale; a side without a number gets none. */
+function showBars(panels, numbers) {
+  const most = Math.max(...numbers.map(number => number ?? 0));
+  panels.forEach((panel, index) => {
+    panel.bar.firstElementChild.style.width = most > 0 ? `${(100 * (numbers[index] ?? 0)) / most}%` : "0";
+  });
+}
+
+function showResult(card, text, failed = false) {
+  const result = byId(card).querySelector(".result");
+  result.textContent = text;
+  result.classList.toggle("failed", failed);
+}
+
+const showActivity = text => { byId("activity").textContent = text; };
+
+/* ---- Tickers: both sides at once, until stopped; paused while a test runs or the tab is hidden ---- */
+
+const pauses = new Set(); // the reasons for which nothing may tick now, in words
+const TEST_RUNS = "a test is running";
+const TAB_HIDDEN = "this tab is hidden";
+
+function makeTicker(card, prefix) {
+  const panels = makePanels(card, prefix, "ticker", ["bar"]);
+  const button = byId(card).querySelector("[data-ticker]");
+  const ticker = { button, wanted: true, sides: panels.map(panel => ({ panel, source: null })) };
+  button.addEventListener("click", () => {
+    ticker.wanted = !ticker.wanted;
+    settleTicker(ticker);
+  });
+  return ticker;
+}
+
+/** Opens or closes both streams, whichever is due. */
+function settleTicker(ticker) {
+  const due = ticker.wanted && pauses.size === 0;
+  for (const side of ticker.sides) {
+    if (due && !side.source) startTicking(side);
+    if (!due) stopTicking(side, ticker.wanted ? `Paused: ${[...pauses].join(", ")}.` : "Stopped.");
+  }
+  ticker.button.textContent = ticker.wanted ? "Stop" : "Start";
+  ticker.button.classList.toggle("stops", ticker.wanted);
+}
+
+function startTicking(side) {
+  Object.assign(side, { started: now(), opened: null, arrivals: [], events: 0, slowest: 0, trouble: "" });
+  side.source = openStream(side.panel.path);
+  side.source.addEventListener("open", () => noteOpen(side));
+  side.source.addEventListener("error", () => noteTrouble(side));
+  side.source.addEventListener(UNNAMED_EVENT, event => noteTick(side, JSON.parse(event.data)));
+  showTicking(side);
+}
+
+function stopTicking(side, reason) {
+  if (side.source) closeStream(side.source);
+  side.source = null;
+  showState(side.panel, "CLOSED");
+  side.panel.note.textContent = reason;
+}
+
+function noteOpen(side) {
+  side.opened ??= now() - side.started;
+  side.trouble = "";
+  showTicking(side);
+}
+
+function noteTick(side, tick) {
+  side.events += 1;
+  side.slowest = Math.max(side.slowest, Date.now() - tick.sent);
+  side.arrivals.push(now());
+  showTicking(side);
+}
+
+function noteTrouble(side) {
+  side.trouble = troubleOf(side.source);
+  showTicking(side);
+  if (side.source.readyState !== EventSource.CLOSED) return;
+  closeStream(side.source);
+  showState(side.panel, "FAILED", "CLOSED, failed");
+}
+
+function showTicking(side) {
+  const { panel, source } = side;
+  showState(panel, STATES[source.readyState]);
+  panel.value.textContent = side.events === 1 ? "1 event" : `${side.events} events`;
+  panel.note.textContent = side.trouble || ticksInWords(side);
+  showLane(side);
+}
+
+function ticksInWords(side) {
+  if (side.events) return `Slowest: ${whole(Math.max(0, side.slowest))} ms, from the server's clock to this one's.`;
+  const waited = Math.floor(now() - side.started);
+  if (side.opened !== null) return `Open after ${seconds(side.opened)}. None has arrived for ${waited} s.`;
+  return `None has arrived for ${waited} s. ${waited < 4 ? "" : "Another window may hold the browser's connections."}`;
+}
+
+/** Draws the arrivals of the last half minute, the newest at the right. */
+function showLane(side) {
+  side.arrivals = side.arrivals.filter(arrival => now() - arrival < LANE_SECONDS);
+  const marks = side.arrivals.map(arrival => {
+    const mark = element("i");
+    mark.style.right = `${(100 * (now() - arrival)) / LANE_SECONDS}%`;
+    return mark;
+  });
+  side.panel.lane.replaceChildren(...marks);
+}
+
+/** Time passes for a stream without events too. */
+function refreshTickers() {
+  for (const side of tickers.flatMap(ticker => ticker.sides)) {
+    if (side.source && side.source.readyState !== EventSource.CLOSED) showTicking(side);
+  }
+}
+
+function settlePauses() {
+  tickers.forEach(settleTicker);
+  settleMemory();
+}
+
+function pauseWhileHidden() {
+  if (document.hidden) pauses.add(TAB_HIDDEN);
+  else pauses.delete(TAB_HIDDEN);
+  settlePauses();
+}
+
+/* ---- Tests: one at a time, each with a button that also stops it ---- */
+
+let running = null; // the test that runs: its name, and what stops it
+
+async function runTest(name, test) {
+  const stopper = new AbortController();
+  running = { name, stopper };
+  pauses.add(TEST_RUNS);
+  settlePauses();
+  showButtons();
+  try {
+    await test(stopper.signal);
+  } catch (error) {
+    const stopped = error instanceof Stopped;
+    showResult(name, stopped ? "Stopped." : `Failed: ${error.message}.`, !stopped);
+  } finally {
+    endTest();
+  }
+}
+
+function endTest() {
+  running = null;
+  pauses.delete(TEST_RUNS);
+  settlePauses();
+  showButtons();
+  showActivity("No test is running.");
+}
+
+function showButtons() {
+  for (const button of document.querySelectorAll("[data-run]")) {
+    const mine = running?.name === button.dataset.run;
+    button.dataset.label ??= button.textContent;
+    button.textContent = mine ? "Stop" : button.dataset.label;
+    button.classList.toggle("stops", mine);
+    button.disabled = running !== null && !mine;
+  }
+}
+
+function onRunButton(name) {
+  if (running) running.stopper.abort();
+  else runTest(name, TESTS[name]);
+}
+
+/** Runs one side of a test; a failure is shown in its panel, and leaves null for a result. */
+async function trySide(panel, work) {
+  try {
+    const result = await work();
+    showOutcome(panel);
+    return result;
+  } catch (error) {
+    showOutcome(panel, error);
+    if (error instanceof Stopped) throw error;
+    return null;
+  }
+}
+
+/**
+ * Runs bare, then wrapped, a few rounds, and marks each run on the memory graph.
+ * Returns each side's seconds, a round each; null if one of them failed, which ends the side.
+ */
+async function runRounds(name, panels, work) {
+  panels.forEach(panel => clearPanel(panel, "waits for its turn"));
+  const times = panels.map(() => []);
+  for (let round = 1; round <= ROUNDS; round += 1) {
+    for (const [index, panel] of panels.entries()) {
+      if (times[index].includes(null)) continue;
+      showActivity(`Running: ${name}, round ${round} of ${ROUNDS}, ${panel.side}.`);
+      const band = beginBand(panel.side);
+      times[index].push(await trySide(panel, () => work(panel)));
+      band.end = now();
+    }
+  }
+  return times.map(rounds => (rounds.includes(null) ? null : rounds));
+}
+
+function median(numbers) {
+  return [...numbers].sort((a, b) => a - b)[Math.floor(numbers.length / 2)];
+}
+
+/** Shows a side's median and range; a side that failed keeps its failure. Returns the median, or null. */
+function showMedian(panel, numbers, inWords) {
+  if (!numbers) return null;
+  const range = [Math.min(...numbers), Math.max(...numbers)].map(whole);
+  panel.value.textContent = inWords(median(numbers));
+  panel.note.textContent = `Median of ${ROUNDS} rounds, ${range[0]} to ${range[1]}. ${panel.note.textContent}`;
+  return median(numbers);
+}
+
+/** Shows the state until the stream is closed. */
+function followState(panel, source) {
+  showState(panel, STATES[source.readyState]);
+  source.addEventListener("open", () => showState(panel, STATES[source.readyState]));
+}
+
+/* ---- The silent stream ---- */
+
+async function runSilent(signal) {
+  showResult("silent", "Running.");
+  showActivity("Running: silent stream, both sides.");
+  const opened = await Promise.all(silentPanels.map(panel => trySide(panel, () => hearSilence(panel, signal))));
+  showResult("silent", ...silenceInWords(opened));
+}
+
+async function hearSilence(panel, signal) {
+  const started = now();
+  let opened = null;
+  clearPanel(panel, "CONNECTING");
+  const show = () => {
+    panel.value.textContent = seconds(opened ?? now() - started);
+    panel.note.textContent = opened === null ? "and not open yet" : "until it was open";
+  };
+  const clock = setInterval(show, 100);
+  const listen = (source, finish) => {
+    followState(panel, source);
+    source.addEventListener("open", () => { opened = now() - started; show(); });
+    source.addEventListener(UNNAMED_EVENT, () => finish(opened));
+  };
+  try {
+    await readStream(panel.path, { signal, patience: 60, listen });
+  } finally {
+    clearInterval(clock);
+  }
+  panel.note.textContent = `until it was open; the event came after ${seconds(now() - started)}`;
+  return opened;
+}
+
+function silenceInWords([bare, wrapped]) {
+  if (bare === null || wrapped === null) return ["Not both sides got their event.", true];
+  return [`Open after ${seconds(bare)} bare, ${seconds(wrapped)} wrapped.`];
+}
+
+/* ---- The burst ---- */
+
+async function runBurst(signal) {
+  showResult("burst", "Running.");
+  const times = await runRounds("burst", burstPanels, panel => countBurst(panel, signal));
+  const speeds = burstPanels.map((panel, index) => {
+    const rounds = times[index]?.map(took => BURST_EVENTS / took);
+    return showMedian(panel, rounds, speed => `${whole(speed)} a second`);
+  });
+  showBars(burstPanels, speeds);
+  showResult("burst", ...burstInWords(speeds));
+}
+
+async function countBurst(panel, signal) {
+  const started = now();
+  let events = 0;
+  let inOrder = true;
+  const clock = setInterval(() => { panel.value.textContent = `${whole(events)} events so far`; }, 150);
+  const listen = (source, finish) => {
+    followState(panel, source);
+    source.addEventListener(UNNAMED_EVENT, event => {
+      events += 1;
+      inOrder = inOrder && Number(event.data) === events;
+    });
+    source.addEventListener("end", () => finish(now() - started));
+  };
+  let took;
+  try {
+    took = await readStream(`${panel.path}?n=${BURST_EVENTS}`, { signal, patience: 120, listen });
+  } finally {
+    clearInterval(clock);
+  }
+  if (events !== BURST_EVENTS || !inOrder) throw new Error(`${whole(events)} events arrived, ${inOrder ? "in" : "not in"} order`);
+  panel.value.textContent = `${whole(events / took)} a second`;
+  panel.note.textContent = "All arrived, in order.";
+  return took;
+}
+
+function burstInWords([bare, wrapped]) {
+  if (bare === null || wrapped === null) return ["Not both sides arrived, so there is nothing to compare.", true];
+  const ratio = wrapped / bare;
+  if (ratio > 0.95 && ratio < 1.05) return ["Wrapped and bare were about equally fast."];
+  return [`Wrapped: ${ratio.toFixed(ratio < 10 ? 1 : 0)} times the events per second of bare${ratio < 1 ? ", so it was slower" : ""}.`];
+}
+
+/* ---- The large event ---- */
+
+async function runLarge(signal) {
+  const size = Number(byId("megabytes").value);
+  showResult("large", "Running.");
+  const times = await runRounds("large event", largePanels, panel => timeLarge(panel, size, signal));
+  const medians = largePanels.map((panel, index) => {
+    const rounds = times[index]?.map(took => took * 1000);
+    return showMedian(panel, rounds, took => `${whole(took)} ms`);
+  });
+  showBars(largePanels, medians);
+  showResult("large", ...largeInWords(size, medians));
+}
+
+async function timeLarge(panel, size, signal) {
+  const started = now();
+  const listen = (source, finish) => {
+    followState(panel, source);
+    source.addEventListener(UNNAMED_EVENT, event => finish({ took: now() - started, data: event.data }));
+  };
+  const { took, data } = await readStream(`${panel.path}?mb=${size}`, { signal, patience: 120, listen });
+  checkLarge(data, size);
+  panel.value.textContent = `${whole(took * 1000)} ms`;
+  panel.note.textContent = "Complete and valid JSON.";
+  return took;
+}
+
+/** Throws unless the event is the JSON that the server promised: a thousand rows of a thousand bytes per megabyte. */
+function checkLarge(data, size) {
+  const rows = JSON.parse(data);
+  if (rows.length !== size * 1000) throw new Error(`${whole(rows.length)} of ${whole(size * 1000)} rows arrived`);
+}
+
+function largeInWords(size, [bare, wrapped]) {
+  if (bare === null || wrapped === null) return ["Not both sides arrived, so there is nothing to compare.", true];
+  const share = wrapped / bare;
+  if (share > 0.9 && share < 1.1) return [`${size} MB: about the same time on both sides.`];
+  return [`${size} MB: wrapped took ${share.toFixed(2)} times as long as bare.`];
+}
+
+/* ---- Memory ---- */
+
+const memory = { wanted: true, source: null, readings: [], bands: [] };
+
+function settleMemory() {
+  const due = memory.wanted && !pauses.has(TAB_HIDDEN);
+  if (due && !memory.source) startMemory();
+  if (!due) stopMemory(memory.wanted ? `Paused: ${TAB_HIDDEN}.` : "Stopped.");
+  byId("memory-button").textContent = memory.wanted ? "Stop" : "Start";
+  byId("memory-button").classList.toggle("stops", memory.wanted);
+}
+
+function startMemory() {
+  memory.source = openStream("/wrapped/memory");
+  showMemoryState();
+  memory.source.addEventListener("open", () => showMemoryState());
+  memory.source.addEventListener("error", () => showMemoryState(troubleOf(memory.source)));
+  memory.source.addEventListener(UNNAMED_EVENT, event => noteMemory(JSON.parse(event.data).rss));
+}
+
+function stopMemory(reason) {
+  if (memory.source) closeStream(memory.source);
+  memory.source = null;
+  showState({ state: byId("memory-state") }, "CLOSED");
+  byId("memory-note").textContent = reason;
+}
+
+function showMemoryState(trouble = "") {
+  const state = STATES[memory.source.readyState];
+  showState({ state: byId("memory-state") }, state === "CLOSED" ? "FAILED" : state, state);
+  byId("memory-note").textContent = trouble;
+}
+
+function noteMemory(bytes) {
+  memory.readings.push({ at: now(), bytes });
+  memory.readings = memory.readings.filter(reading => now() - reading.at <= MEMORY_SECONDS);
+  memory.bands = memory.bands.filter(band => now() - (band.end ?? now()) <= MEMORY_SECONDS);
+  showMemory(bytes);
+}
+
+/** Marks from now on which side's test runs; whoever begins a band sets its end. */
+function beginBand(side) {
+  const band = { side, start: now(), end: null };
+  memory.bands.push(band);
+  return band;
+}
+
+function showMemory(bytes) {
+  const peak = Math.max(...memory.readings.map(reading => reading.bytes));
+  byId("memory-now").textContent = megabytes(bytes);
+  byId("memory-peak").textContent = megabytes(peak);
+  byId("memory-graph").setAttribute("aria-label", `Resident memory: now ${megabytes(bytes)}, highest ${megabytes(peak)}`);
+  drawMemory(peak);
+}
+
+function svg(name, attributes = {}, ...children) {
+  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
+  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
+  made.append(...children);
+  return made;
+}
+
+function drawMemory(peak) {
+  const graph = byId("memory-graph");
+  const area = { left: 44, right: graph.clientWidth - 4, top: 8, bottom: graph.clientHeight - 22 };
+  const step = axisStep(peak / 1e6);
+  const most = step * 4;
+  const scale = {
+    x: at => area.right - ((now() - at) / MEMORY_SECONDS) * (area.right - area.left),
+    y: value => area.bottom - (value / most) * (area.bottom - area.top),
+  };
+  const drawing = svg("svg", { viewBox: `0 0 ${graph.clientWidth} ${graph.clientHeight}`, "aria-hidden": "true" });
+  drawing.append(stripes(), ...bands(area, scale), ...valueAxis(area, scale, step), ...timeAxis(area), curve(scale));
+  graph.replaceChildren(drawing);
+}
+
+/** Returns a round distance of the four grid lines, so that the highest reading stays below the top one. */
+function axisStep(peak) {
+  return [5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000].find(step => step * 4 >= peak * 1.1) ?? Math.ceil(peak / 3);
+}
+
+function stripes() {
+  const line = svg("path", { d: "M0 0V8", class: "stripe" });
+  return svg("defs", {}, svg("pattern", { id: "stripes", width: 8, height: 8, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, line));
+}
+
+function bands(area, scale) {
+  return memory.bands.map(({ side, start, end }) => {
+    const left = Math.max(area.left, scale.x(start));
+    const width = Math.max(2, scale.x(end ?? now()) - left);
+    return svg("rect", { class: `band ${side}`, x: left, width, y: area.top, height: area.bottom - area.top });
+  });
+}
+
+function valueAxis(area, scale, step) {
+  return [0, 1, 2, 3, 4].flatMap(index => {
+    const y = scale.y(index * step);
+    const label = svg("text", { x: area.left - 6, y: y + 4, "text-anchor": "end" }, `${index * step}`);
+    return [svg("line", { class: "grid", x1: area.left, x2: area.right, y1: y, y2: y }), label];
+  });
+}
+
+function timeAxis(area) {
+  const labels = [[area.left, "start", "2 min ago"], [(area.left + area.right) / 2, "middle", "1 min ago"], [area.right, "end", "now"]];
+  return labels.map(([x, anchor, words]) => svg("text", { x, y: area.bottom + 17, "text-anchor": anchor }, words));
+}
+
+/** Draws the readings, with a gap where none were taken. */
+function curve(scale) {
+  let previous = -Infinity;
+  const steps = memory.readings.map(({ at, bytes }) => {
+    const letter = at - previous > 5 ? "M" : "L";
+    previous = at;
+    return `${letter}${scale.x(at).toFixed(1)} ${scale.y(bytes / 1e6).toFixed(1)}`;
+  });
+  return svg("path", { class: "reading", d: steps.join("") });
+}
+
+/* ---- Response headers ---- */
+
+const HEADER_PAIRS = [
+  { caption: "Flask's ticker", prefix: "" },
+  { caption: "Django's ticker, with GZipMiddleware", prefix: "/django" },
+];
+
+async function runHeaders(signal) {
+  const tables = [];
+  let differences = 0;
+  for (const { caption, prefix } of HEADER_PAIRS) {
+    const [bare, wrapped] = [await fetchHeaders(`${prefix}/bare/ticker`, signal), await fetchHeaders(`${prefix}/wrapped/ticker`, signal)];
+    const rows = compareHeaders(bare, wrapped);
+    differences += rows.filter(row => row.differs).length;
+    tables.push(headerTable(caption, rows));
+  }
+  byId("header-tables").replaceChildren(...tables);
+  showResult("headers", `${differences} differences, marked with a word and a tint.`);
+}
+
+/** Returns the headers of a stream, and lets it go as soon as they are here. */
+async function fetchHeaders(path, signal) {
+  showActivity(`Running: headers of ${path}.`);
+  const leave = new AbortController();
+  const late = AbortSignal.timeout(15000);
+  try {
+    const response = await fetch(path, {
+      headers: { Accept: "text/event-stream" },
+      cache: "no-store",
+      signal: AbortSignal.any([signal, leave.signal, late]),
+    });
+    if (!response.ok) throw new Error(`${path} answered ${response.status}`);
+    return new Map(response.headers);
+  } catch (error) {
+    if (signal.aborted) throw new Stopped();
+    throw late.aborted ? new Error(`${path} has sent no headers for 15 s`) : error;
+  } finally {
+    leave.abort();
+  }
+}
+
+function compareHeaders(bare, wrapped) {
+  const names = [...new Set([...bare.keys(), ...wrapped.keys()])].sort();
+  return names.map(name => {
+    const values = [bare.get(name), wrapped.get(name)];
+    return { name, values, differs: name !== "date" && values[0] !== values[1] };
+  });
+}
+
+function differenceInWords({ differs, values: [bare, wrapped] }) {
+  if (!differs) return "same";
+  if (bare === undefined) return "+ added";
+  return wrapped === undefined ? "− gone" : "≠ changed";
+}
+
+/** The roles are spelled out because a narrow page shows the rows as blocks, which costs a table its own. */
+function headerTable(caption, rows) {
+  const columns = ["Header", "bare", "wrapped", "Difference"];
+  const head = element("tr", { role: "row" }, ...columns.map(name => element("th", { scope: "col", role: "columnheader" }, name)));
+  const body = rows.map(row => element("tr", { role: "row", className: row.differs ? "differs" : "" }, ...headerCells(row)));
+  return element("table", { role: "table" },
+    element("caption", {}, caption),
+    element("thead", { role: "rowgroup" }, head),
+    element("tbody", { role: "rowgroup" }, ...body));
+}
+
+function headerCells(row) {
+  const name = element("th", { scope: "row", role: "rowheader" }, element("code", {}, row.name));
+  const values = row.values.map((value, index) => {
+    const shown = value === undefined ? element("span", { className: "absent" }, "not sent") : element("code", {}, value);
+    return tableCell(SIDES[index], shown);
+  });
+  return [name, ...values, tableCell("difference", row.name === "date" ? "not compared" : differenceInWords(row))];
+}
+
+function tableCell(column, content) {
+  const made = element("td", { role: "cell" }, element("span", {}, content));
+  made.dataset.column = column;
+  return made;
+}
+
+/* ---- Terminal lines ---- */
+
+function showCurlLines(hasDjango) {
+  const curl = "curl -N -H 'Accept: text/event-stream'";
+  const flask = ["/bare/ticker", "/wrapped/ticker", "/wrapped/silent"].map(path => `${curl} ${location.origin}${path}`);
+  const django = SIDES.map(side => `${curl} --compressed ${location.origin}/django/${side}/ticker`);
+  byId("curl-lines").replaceChildren(...[...flask, ...(hasDjango ? django : [])].map(curlLine));
+}
+
+function curlLine(line) {
+  const code = element("code", {}, line);
+  const button = element("button", { type: "button", className: "small", ariaLabel: `Copy: ${line}` }, "Copy");
+  button.addEventListener("click", () => copyLine(line, code));
+  return element("li", {}, code, button);
+}
+
+/** The clipboard is there on localhost and over HTTPS alone; elsewhere the line is selected, to be copied by hand. */
+async function copyLine(line, code) {
+  try {
+    await navigator.clipboard.writeText(line);
+    byId("copied").textContent = "Copied.";
+  } catch {
+    getSelection().selectAllChildren(code);
+    byId("copied").textContent = "This browser does not let the page copy: the line is selected, copy it by hand.";
+  }
+}
+
+/* ---- What the server runs on ---- */
+
+async function loadEnvironment() {
+  try {
+    const response = await fetch("/environment");
+    return response.ok ? await response.json() : {};
+  } catch {
+    return {};
+  }
+}
+
+function showEnvironment({ ssemiddleware, server, python, flask, django }) {
+  const parts = [ssemiddleware && `ssemiddleware ${ssemiddleware}`, server, python, flask && `Flask ${flask}`, django && `Django ${django}`];
+  const known = parts.filter(Boolean).join(" · ");
+  if (known) byId("environment").textContent = `${known}. One worker process with 64 threads.`;
+}
+
+/** Takes Django's card out of service where Django is not installed on the server. */
+function missDjango() {
+  const ticker = tickers.pop();
+  ticker.button.disabled = true;
+  for (const side of ticker.sides) stopTicking(side, "Django is not installed on this server.");
+  HEADER_PAIRS.pop();
+}
+
+/* ---- Start ---- */
+
+const tickers = [makeTicker("flask-ticker", ""), makeTicker("django-ticker", "/django")];
+const silentPanels = makePanels("silent", "", "silent", ["lane", "bar"]);
+const burstPanels = makePanels("burst", "", "burst", ["lane"]);
+const largePanels = makePanels("large", "", "large", ["lane"]);
+const TESTS = { silent: runSilent, burst: runBurst, large: runLarge, headers: runHeaders };
+
+async function start() {
+  // Six short runs would be read aloud state by state; their cards have a result that says it once.
+  for (const panel of [...burstPanels, ...largePanels]) panel.state.ariaLive = "off";
+  showOpenStreams();
+  for (const button of document.querySelectorAll("[data-run]")) {
+    button.addEventListener("click", () => onRunButton(button.dataset.run));
+  }
+  byId("memory-button").addEventListener("click", () => {
+    memory.wanted = !memory.wanted;
+    settleMemory();
+  });
+  const environment = await loadEnvironment();
+  showEnvironment(environment);
+  showCurlLines(environment.django !== null);
+  if (environment.django === null) missDjango();
+  document.addEventListener("visibilitychange", pauseWhileHidden);
+  pauseWhileHidden();
+  setInterval(refreshTickers, 500);
+}
+
+start();
