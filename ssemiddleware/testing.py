@@ -6,7 +6,7 @@
         with open_stream(app, "/events") as stream:
             assert stream.status_code == 200
             assert stream.next_event(timeout=1).data == "hello"
-        # here the client has left, and the application's close() has run
+        # here the client has left; the application's close() runs as soon as the application yields
 
 Built on werkzeug's test client; the application, wrapped or bare, runs on a thread of its own, and a socket stands for the
 client's connection, so that leaving early is a real leave.
@@ -113,7 +113,10 @@ class OpenStream:
                 return
 
     def leave(self) -> None:
-        """Close the connection as a client does that leaves, and wait until the application has let go of it (5 s at most)."""
+        """Close the connection as a client does that leaves, and wait until *application* has let go of it (5 s at most).
+
+        Wrapped, it lets go within half a second; what it wraps is closed when it yields next, as with a real server.
+        """
         self._client.close()
         self._application.close()
 

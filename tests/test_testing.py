@@ -88,16 +88,19 @@ def test_no_answer_within_the_deadline_is_a_timeout(wrapped: bool) -> None:
 
 def test_leaving_early_is_a_leave_for_the_application() -> None:
     reasons: list[str] = []
+    ended = threading.Event()
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [EVENT_STREAM])
         yield b"data: 1\n\n"
         assert environ["ssemiddleware.stream"].closed.wait(5)
         reasons.append(environ["ssemiddleware.stream"].reason)
+        ended.set()
 
     started = time.monotonic()
     with open_stream(SSEMiddleware(application)) as stream:
         stream.next_event()
+    assert ended.wait(5)
     assert reasons == ["client gone"]
     assert time.monotonic() - started < 4
 
@@ -106,6 +109,7 @@ def test_leaving_closes_the_application(wrapped: bool) -> None:
     blocks = Blocks(b"data: 1\n\n" for _ in range(10**9))
     with open_stream(maybe_wrap(application_of(blocks), wrapped)) as stream:
         stream.next_event()
+    assert blocks.was_closed.wait(5)
     assert len(blocks.closed_on) == 1
     assert blocks.threads == set(blocks.closed_on)
 
