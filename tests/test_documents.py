@@ -1,0 +1,116 @@
+"""What the documents say is true: examples run, and facts that stand twice agree."""
+
+from __future__ import annotations
+
+import configparser
+import doctest
+import importlib
+import pkgutil
+import re
+import subprocess
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+import ssemiddleware
+from ssemiddleware import SSEMiddleware, wrap
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+def blocks_of(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+
+
+def test_the_readme_s_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    from django.conf import settings
+
+    if not settings.configured:
+        settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="tests.test_documents")
+    namespace: dict[str, Any] = {"__name__": "readme"}
+    for block in blocks_of("python"):
+        exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
+    tests = [value for name, value in namespace.items() if name.startswith("test_")]
+    assert len(tests) == 1
+    for test in tests:
+        test()
+    assert namespace["announced"]({"PATH_INFO": "/chat"})
+    assert not namespace["announced"]({"PATH_INFO": "/"})
+
+
+urlpatterns: list[object] = []
+
+
+def test_the_readme_s_gunicorn_command_finds_its_application(monkeypatch: pytest.MonkeyPatch) -> None:
+    shop = types.ModuleType("shop.web")
+    shop.create_app = lambda: lambda environ, start_response: []  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
+    monkeypatch.setitem(sys.modules, "shop.web", shop)
+    (expression,) = re.findall(r'gunicorn .*"ssemiddleware:(wrap\(.*\))"', README)
+    middleware = eval(expression, {"wrap": wrap})  # noqa: S307
+    assert isinstance(middleware, SSEMiddleware)
+    assert middleware.heartbeat == 20
+
+
+def test_the_readme_s_options_are_those_there_are() -> None:
+    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", README, re.MULTILINE)
+    defaults = SSEMiddleware.__init__.__kwdefaults__ or {}
+    assert [name for name, _ in rows] == list(defaults)
+    for name, shown in rows:
+        default = eval(shown, vars(ssemiddleware))  # noqa: S307
+        assert repr(default) == repr(defaults[name]), name
+
+
+def test_the_readme_s_make_commands_exist() -> None:
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    assert set(re.findall(r"^make ([a-z-]+)", "\n".join(blocks_of("sh")), re.MULTILINE)) <= targets
+
+
+def test_python_versions_agree_wherever_they_stand() -> None:
+    (readme,) = re.findall(r"CPython ([0-9., ]+[0-9])", README)
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    environments = re.findall(r"py3(\d+)", setup["tox:tox"]["env_list"])
+    classifiers = re.findall(r"Python :: 3\.(\d+)", PYPROJECT)
+    assert readme.split(", ") == [f"3.{minor}" for minor in classifiers] == [f"3.{minor}" for minor in environments]
+    assert f'requires-python = ">=3.{classifiers[0]}"' in PYPROJECT
+
+
+def modules() -> list[str]:
+    return [name for _, name, _ in pkgutil.iter_modules(ssemiddleware.__path__, "ssemiddleware.") if not name.endswith("__main__")]
+
+
+@pytest.mark.parametrize("name", modules())
+def test_the_examples_in_docstrings_run(name: str) -> None:
+    module = importlib.import_module(name)
+    failed, _ = doctest.testmod(module, optionflags=doctest.ELLIPSIS)
+    assert failed == 0
+
+
+def test_nothing_happens_on_import() -> None:
+    code = (
+        "import sys, threading, logging; import ssemiddleware;"
+        "assert threading.active_count() == 1; assert not logging.getLogger('ssemiddleware').handlers;"
+        "assert not {'flask', 'django', 'gevent', 'gunicorn'} & set(sys.modules), 'imports a framework or server'"
+    )
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=60)
+
+
+WORDS = r"\b(?:chunk|packet|ping|handler|manager|utils|helper)\w*\b"
+
+
+def test_only_servers_py_names_a_server_and_only_relay_py_starts_a_thread() -> None:
+    for path in (ROOT / "ssemiddleware").glob("*.py"):
+        code = path.read_text(encoding="utf-8")
+        if path.name not in ("servers.py", "__main__.py", "testing.py"):
+            statements = re.sub(r'""".*?"""|#.*', "", code, flags=re.DOTALL)
+            assert not re.search(r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot", statements), path
+        assert ("threading.Thread(" in code) == (path.name == "relay.py"), path
+        if path.name in ("event_stream.py", "headers.py"):
+            assert not re.search(r"^import (time|threading|os|socket)", code, re.MULTILINE), path
+        assert not re.search(WORDS, code), (path, re.search(WORDS, code))
