@@ -26,8 +26,8 @@ if TYPE_CHECKING:
 
 Headers = list[tuple[str, str]]
 
-# Beside the hop-by-hop headers of RFC 9110, section 7.6.1, which PEP 3333 forbids to applications: names that waitress
-# refuses as well, and two that speak of the body's exact bytes, to which we add.
+# Beside the hop-by-hop headers of RFC 9110, section 7.6.1, which PEP 3333 forbids to applications: names that servers
+# refuse as well, and two that speak of the body's exact bytes, to which we add.
 _FALSE_FOR_A_STREAM = frozenset({"content-length", "etag", "proxy-connection", "trailers"})
 
 

@@ -176,6 +176,8 @@ class Relay:
         """End the request: the relay thread closes the iterable as soon as the application lets it. Safe from any thread."""
         self.closed = True
         self._go_until = 0
+        self._block = b""
+        self._waiting.clear()  # an application that sleeps on must not keep what nobody will send
         self._room.open()
         self._arrived.open()
 
@@ -384,9 +386,9 @@ class _Gate:
 def only_bytes(block: object) -> bytes:
     """Return an event stream's *block* as exactly `bytes`, or raise the `TypeError` that PEP 3333 wants, naming its type.
 
-    uWSGI would drop other types silently, others pass some of them or none.
+    Servers differ: one drops other types silently, some pass a few of them, most abort.
     """
     if isinstance(block, bytes):
-        return bytes(block)  # wsgiref refuses subclasses
+        return bytes(block)  # some servers refuse subclasses
     hint = ": yield bytes(event)" if isinstance(block, Event) else ""
     raise TypeError(f"an event stream's blocks must be bytes, got {type(block).__name__}{hint}")
