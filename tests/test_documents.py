@@ -17,6 +17,7 @@ import pytest
 
 import ssemiddleware
 from ssemiddleware import SSEMiddleware, wrap
+from ssemiddleware.testing import open_stream
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -34,7 +35,7 @@ def test_the_readme_s_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="tests.test_documents")
     namespace: dict[str, Any] = {"__name__": "readme"}
     for block in blocks_of("python"):
-        exec(compile(block, "README.md", "exec"), namespace)  # noqa: S102
+        exec(compile(block, "README.md", "exec"), namespace)
     tests = [value for name, value in namespace.items() if name.startswith("test_")]
     assert len(tests) == 1
     for test in tests:
@@ -52,7 +53,7 @@ def test_the_readme_s_gunicorn_command_finds_its_application(monkeypatch: pytest
     monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
     monkeypatch.setitem(sys.modules, "shop.web", shop)
     (expression,) = re.findall(r'gunicorn .*"ssemiddleware:(wrap\(.*\))"', README)
-    middleware = eval(expression, {"wrap": wrap})  # noqa: S307
+    middleware = eval(expression, {"wrap": wrap})
     assert isinstance(middleware, SSEMiddleware)
     assert middleware.heartbeat == 20
 
@@ -62,7 +63,7 @@ def test_the_readme_s_options_are_those_there_are() -> None:
     defaults = SSEMiddleware.__init__.__kwdefaults__ or {}
     assert [name for name, _ in rows] == list(defaults)
     for name, shown in rows:
-        default = eval(shown, vars(ssemiddleware))  # noqa: S307
+        default = eval(shown, vars(ssemiddleware))
         assert repr(default) == repr(defaults[name]), name
 
 
@@ -81,8 +82,38 @@ def test_python_versions_agree_wherever_they_stand() -> None:
     assert f'requires-python = ">=3.{classifiers[0]}"' in PYPROJECT
 
 
+def example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
+    monkeypatch.syspath_prepend(ROOT / "examples")
+    return importlib.import_module(name)
+
+
+def test_the_flask_example_goes_on_where_a_client_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_stream(example("flask_clock", monkeypatch).app, "/clock", headers={"Last-Event-ID": "41"}) as stream:
+        event = stream.next_event()
+        assert (event.event, event.id) == ("tick", "42")
+
+
+def test_the_chat_example_is_announced_by_its_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = example("chat", monkeypatch).application
+    with open_stream(application, "/chat", method="POST", data="Well?", headers={"Accept": "*/*"}) as stream:
+        assert [event.data for event in stream][-1] == "[DONE]"
+        assert stream.received.startswith(b":\n")
+
+
+def test_the_django_example_is_not_held_back_by_gzip(monkeypatch: pytest.MonkeyPatch) -> None:
+    django_countdown = example("django_countdown", monkeypatch)
+    from django.test import override_settings
+
+    settings = override_settings(ROOT_URLCONF="django_countdown", MIDDLEWARE=["django.middleware.gzip.GZipMiddleware"])
+    with settings, open_stream(django_countdown.application, "/countdown", headers={"Accept-Encoding": "gzip"}) as stream:
+        assert "Content-Encoding" not in stream.headers
+        assert [stream.next_event().data, stream.next_event().data] == ["5", "4"]
+
+
 def modules() -> list[str]:
-    return [name for _, name, _ in pkgutil.iter_modules(ssemiddleware.__path__, "ssemiddleware.") if not name.endswith("__main__")]
+    return [
+        name for _, name, _ in pkgutil.iter_modules(ssemiddleware.__path__, "ssemiddleware.") if not name.endswith("__main__")
+    ]
 
 
 @pytest.mark.parametrize("name", modules())
@@ -101,7 +132,7 @@ def test_nothing_happens_on_import() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-WORDS = r"\b(?:chunk|packet|ping|handler|manager|(?<!werkzeug\.)utils|helper)\w*\b"
+WORDS = r"\b(?:chunk|packet|ping|(?<!signal )handler|manager|(?<!werkzeug\.)utils|helper)\w*\b"
 
 
 def test_only_servers_py_names_a_server_and_only_relay_py_starts_a_thread() -> None:
