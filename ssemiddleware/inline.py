@@ -12,8 +12,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from .event_stream import HEARTBEAT, OpaquePosition, Position, next_cut
+from .hand_off import only_bytes
 from .headers import Headers, is_event_stream
-from .relay import only_bytes
 from .stream import CLIENT_GONE, ENDED, RAISED, Ending, Stream
 
 if TYPE_CHECKING:

@@ -14,7 +14,6 @@ as the very same object.
 from __future__ import annotations
 
 import ast
-import errno
 import logging
 import math
 from collections.abc import Callable, Iterable
@@ -24,6 +23,7 @@ from werkzeug.utils import import_string
 
 from . import servers
 from .event_stream import OpaquePosition, Position
+from .hand_off import HandOff
 from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source, is_event_stream
 from .inline import InlineStart, InlineStream
 from .memory import MemoryGovernor
@@ -128,7 +128,7 @@ class SSEMiddleware:
             lambda: self._ending(environ, stream, inline=True),
             max_block=self.max_block,
             heartbeat=self.heartbeat,
-            next_pause=self.memory.next_pause if self.memory else None,
+            next_pause=self._next_pause,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
 
@@ -151,13 +151,8 @@ class SSEMiddleware:
         # A compressing layer of the application would hold events back until it has enough of them.
         environ.pop("HTTP_ACCEPT_ENCODING", None)
         environ["wsgi.multithread"] = True
-        relay = Relay(
-            self.application,
-            environ,
-            read_ahead=self.read_ahead,
-            max_block=self.max_block,
-            next_pause=self.memory.next_pause if self.memory else None,
-        )
+        blocks = HandOff(read_ahead=self.read_ahead, max_block=self.max_block, next_pause=self._next_pause)
+        relay = Relay(self.application, environ, blocks)
         try:
             relay.start()
         except RuntimeError as error:  # the process is going, or has all the threads it may have
@@ -173,20 +168,20 @@ class SSEMiddleware:
         try:
             self._wait_for_headers(environ, relay)
             start = relay.commit()
-            if not relay.returned:
+            if not relay.has_returned:
                 relay.raise_error()
             return self._begin_response(environ, start_response, stream, relay, start)
-        except BaseException:
-            stream.end(CLIENT_GONE if relay.error is None else RAISED)
+        except BaseException as error:
+            stream.end(CLIENT_GONE if isinstance(error, ClientLeft) else RAISED)
             relay.stop()
             raise
 
     def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> None:
         client = servers.find_client(environ)
         while not relay.knows_headers:
-            relay.wait(_LOOK_EVERY)
+            relay.blocks.wait(_LOOK_EVERY)
             if client is not None and not relay.knows_headers and client.is_gone():
-                raise ClientLeft(errno.EPIPE, "the client left before the response began")
+                raise ClientLeft("the client left before the response began")
 
     def _begin_response(
         self,
@@ -218,6 +213,10 @@ class SSEMiddleware:
         )
 
     # -- any event stream
+
+    @property
+    def _next_pause(self) -> Callable[[], float] | None:
+        return None if self.memory is None else self.memory.next_pause
 
     def _amend(self, status: str, headers: Headers) -> tuple[Headers, Position]:
         amended, dropped = amend(headers)

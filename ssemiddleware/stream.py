@@ -199,27 +199,27 @@ class AnnouncedStream:
         self._relay.stop()
 
     def _maybe_next_block(self) -> bytes | None:
-        relay, ending, position = self._relay, self._ending, self._position
+        blocks, ending, position = self._relay.blocks, self._ending, self._position
         now = self._clock()
         heartbeat_at = now + self._heartbeat if self._heartbeat is not None and position.takes_comment else None
         while True:
             ending.look(now)
             if ending.client_is_gone:
                 return None
-            is_finished = relay.finished  # before the look at what waits: the last block comes before the end
-            if ending.is_near and not (is_finished and relay.is_empty):
-                last = ending.maybe_last_block(position, now, more_waits=not relay.is_empty)
+            is_finished = blocks.is_finished  # before the look at what waits: the last block comes before the end
+            if ending.is_near and not (is_finished and blocks.is_empty):
+                last = ending.maybe_last_block(position, now, more_waits=not blocks.is_empty)
                 if last is not None:
                     self._end(DRAIN)
                     return last or None
-            block = self._without_bom(relay.take())
+            block = self._without_bom(blocks.take())
             if block:
                 return self._pass_on(block, now)
             if is_finished:
                 return self._rest()
             if heartbeat_at is not None and now >= heartbeat_at:
                 return HEARTBEAT
-            relay.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)
+            blocks.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)
             now = self._clock()
 
     def _pass_on(self, block: bytes, now: float) -> bytes:
@@ -255,18 +255,20 @@ class RelayedResponse:
         return self
 
     def __next__(self) -> bytes:
-        relay = self._relay
+        blocks = self._relay.blocks
         while True:
-            is_finished = relay.finished
-            block = relay.take_unchanged()
+            is_finished = blocks.is_finished
+            block = blocks.take_unchanged()
             if block is not None:
                 return block
-            if is_finished or relay.closed:
+            if is_finished or blocks.is_closed:
                 break
-            relay.wait(_LOOK_EVERY)
-        if relay.error is not None:
+            blocks.wait(_LOOK_EVERY)
+        try:
+            self._relay.raise_error()
+        except BaseException:
             self._stream.end(RAISED)
-        relay.raise_error()
+            raise
         self._stream.end(ENDED)
         raise StopIteration
 

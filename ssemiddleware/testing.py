@@ -25,6 +25,7 @@ from werkzeug.datastructures import Headers
 from werkzeug.test import Client
 
 from .event_stream import Event, EventReader
+from .hand_off import HandOff
 from .relay import Relay
 
 if TYPE_CHECKING:
@@ -141,11 +142,11 @@ class _WithDeadline:
         self._deadline = time.monotonic() + timeout
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        relay = self._relay = Relay(self._application, environ, read_ahead=_READ_AHEAD, max_block=_READ_AHEAD)
+        relay = self._relay = Relay(self._application, environ, HandOff(read_ahead=_READ_AHEAD, max_block=_READ_AHEAD))
         relay.start()
         while not relay.knows_headers:
             self._wait(relay, "headers")
-        if not relay.returned:
+        if not relay.has_returned:
             relay.raise_error()
         start = relay.commit()
         if start is not None:
@@ -163,7 +164,7 @@ class _WithDeadline:
         left = self._deadline - time.monotonic()
         if left <= 0:
             raise TimeoutError(f"no {what} within the deadline")
-        relay.wait(left)
+        relay.blocks.wait(left)
 
 
 class _Blocks:
@@ -182,8 +183,8 @@ class _Blocks:
             self._is_first = False
             return b""
         while True:
-            is_finished = self._relay.finished
-            block = self._relay.take_unchanged()
+            is_finished = self._relay.blocks.is_finished
+            block = self._relay.blocks.take_unchanged()
             if block is not None:
                 return block
             if is_finished:

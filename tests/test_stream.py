@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position, read_events
+from ssemiddleware.hand_off import HandOff
 from ssemiddleware.inline import InlineStart, InlineStream
 from ssemiddleware.relay import Relay
 from ssemiddleware.stream import AnnouncedStream, Ending, Stream, StreamBroken
@@ -37,15 +38,14 @@ class Client:
         return self.has_left
 
 
-class FakeRelay(Relay):
-    """A relay without a thread: blocks wait when the test says so, and waiting is what makes the clock go."""
+class FakeHandOff(HandOff):
+    """A hand-off without a producer: blocks wait when the test says so, and waiting is what makes the clock go."""
 
     def __init__(self, clock: Clock) -> None:
-        super().__init__(lambda environ, start_response: [], {}, read_ahead=1000, max_block=100)
+        super().__init__(read_ahead=1000, max_block=100)
         self._clock = clock
         self.coming: list[tuple[float, bytes]] = []
         self.ends_at = 1e12
-        self.stopped = False
 
     def wait(self, timeout: float) -> None:
         assert timeout >= 0
@@ -56,13 +56,7 @@ class FakeRelay(Relay):
             self._waiting.append(block)
             return
         self._clock.now = until
-        self.finished = self.finished or until >= self.ends_at
-
-    def stop(self) -> None:
-        self.stopped = True
-
-    def close(self) -> None:
-        self.stopped = True
+        self.is_finished = self.is_finished or until >= self.ends_at
 
 
 class Announced:
@@ -77,17 +71,21 @@ class Announced:
         position: Position | None = None,
     ) -> None:
         self.clock, self.client, self.stream, self.is_draining = Clock(), Client(), Stream(), False
-        self.relay = FakeRelay(self.clock)
-        self.relay.coming = [(1000.0 + at, block) for at, block in blocks]
+        self.blocks = FakeHandOff(self.clock)
+        self.blocks.coming = [(1000.0 + at, block) for at, block in blocks]
         ending = Ending(self.stream, client=self.client, is_draining=lambda: self.is_draining, retry=retry)
         self.iterable = AnnouncedStream(
-            self.relay, ending, Position() if position is None else position, heartbeat=heartbeat, clock=self.clock
+            Relay(lambda environ, start_response: [], {}, self.blocks),
+            ending,
+            Position() if position is None else position,
+            heartbeat=heartbeat,
+            clock=self.clock,
         )
 
     def until(self, seconds: float) -> list[tuple[float, bytes]]:
         """Return what leaves up to *seconds* after the start, and when."""
         left: list[tuple[float, bytes]] = []
-        self.relay.ends_at = self.clock.now + seconds + 1000
+        self.blocks.ends_at = self.clock.now + seconds + 1000
         while True:
             try:
                 block = next(self.iterable)
@@ -144,8 +142,8 @@ def test_what_begins_like_a_bom_and_is_none_leaves() -> None:
     assert stream.until(2) == [(0, HEARTBEAT), (2.0, BOM[:2] + b"x")]
     stream = Announced([(1.0, BOM[:2])])
     stream.until(0)
-    stream.relay.finished = True
-    stream.relay._waiting.append(BOM[:2])
+    stream.blocks.is_finished = True
+    stream.blocks._waiting.append(BOM[:2])
     assert list(stream.iterable) == [BOM[:2]]
 
 
@@ -168,7 +166,7 @@ def test_a_client_that_left_is_noticed_in_silence_within_half_a_second() -> None
         next(stream.iterable)
     assert stream.clock.now - 1001.0 <= 0.5
     assert stream.stream.reason == "client gone"
-    assert stream.relay.stopped
+    assert stream.blocks.is_closed
 
 
 def test_the_client_is_looked_at_no_more_than_twice_a_second() -> None:
@@ -192,7 +190,7 @@ def test_a_drain_ends_a_silent_stream_at_once_and_cleanly() -> None:
     assert left == []
     assert took <= 0.5
     assert stream.stream.reason == "drain"
-    assert stream.relay.stopped
+    assert stream.blocks.is_closed
 
 
 def test_a_drain_tells_an_event_source_when_to_come_back() -> None:
@@ -245,14 +243,14 @@ def test_a_body_that_is_encoded_is_broken_off_since_its_events_cannot_be_seen() 
     with pytest.raises(StreamBroken):
         stream.until(1e6)
     assert stream.clock.now - 1001.0 < 1
-    assert stream.relay.stopped
+    assert stream.blocks.is_closed
 
 
 def test_an_application_that_ends_while_the_process_is_going_ended_by_itself() -> None:
     stream = Announced([])
     next(stream.iterable)
-    stream.is_draining = stream.relay.finished = True
-    stream.relay._waiting.append(b"data: 1")
+    stream.is_draining = stream.blocks.is_finished = True
+    stream.blocks._waiting.append(b"data: 1")
     assert list(stream.iterable) == [b"data: 1"]
     assert stream.stream.reason == "application ended"
 
@@ -371,7 +369,7 @@ def started(blocks: Callable[[], Iterator[bytes]], **options: int) -> Relay:
         start_response("200 OK", [EVENT_STREAM])
         return blocks()
 
-    relay = Relay(application, {}, read_ahead=options.get("read_ahead", 1000), max_block=100)
+    relay = Relay(application, {}, HandOff(read_ahead=options.get("read_ahead", 1000), max_block=100))
     relay.start()
     return relay
 
@@ -379,14 +377,14 @@ def started(blocks: Callable[[], Iterator[bytes]], **options: int) -> Relay:
 def everything(relay: Relay) -> bytes:
     received = []
     while True:
-        is_finished = relay.finished
-        block = relay.take()
+        is_finished = relay.blocks.is_finished
+        block = relay.blocks.take()
         if block:
             received.append(block)
         elif is_finished:
             return b"".join(received)
         else:
-            relay.wait(DEADLINE)
+            relay.blocks.wait(DEADLINE)
 
 
 @pytest.mark.parametrize("size", [1, 7, 99, 100, 101, 5000])
@@ -409,7 +407,7 @@ def test_close_wakes_an_application_that_waits_for_room() -> None:
             closed.set()
 
     relay = started(produce)
-    while not relay._is_full:
+    while not relay.blocks._is_full:
         relay.join(0.001)
     relay.close()
     assert closed.is_set()
@@ -432,12 +430,12 @@ def test_close_wakes_an_application_that_waits_for_memory() -> None:
         start_response("200 OK", [EVENT_STREAM])
         return produce()
 
-    relay = Relay(application, {}, read_ahead=1, max_block=16, next_pause=next_pause)
+    relay = Relay(application, {}, HandOff(read_ahead=1, max_block=16, next_pause=next_pause))
     relay.start()
     assert paused.wait(DEADLINE)
     relay.close()
     assert relay.join(DEADLINE)
-    assert relay.error is None
+    relay.raise_error()
 
 
 def test_close_wakes_a_server_that_waits_for_a_block() -> None:
@@ -448,7 +446,7 @@ def test_close_wakes_a_server_that_waits_for_a_block() -> None:
         yield b""
 
     relay = started(produce)
-    waiting = threading.Thread(target=relay.wait, args=(DEADLINE,))
+    waiting = threading.Thread(target=relay.blocks.wait, args=(DEADLINE,))
     waiting.start()
     relay.stop()
     waiting.join(DEADLINE / 2)

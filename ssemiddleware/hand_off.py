@@ -1,0 +1,241 @@
+"""The bounded hand-off of blocks between the thread that makes them and the thread that sends them.
+
+One producer, one consumer, and a deque. Each side writes variables of its own, and the two meet only to sleep and to wake.
+One number tells the producer how many bytes it may hand over before it must look up: `HandOff._go_until`. Setting it to zero
+is how the consumer asks for attention, so that a burst of small blocks costs the producer one comparison a block, and the
+consumer, which takes all that waits at once, a few writes in all.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from .event_stream import Event, next_cut
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+# Where threads are greenlets, a producer that never blocks would keep what it produced to itself: it gives way to a
+# consumer that it woke so many seconds ago. Longer, and events come late; shorter, and a burst is no longer joined.
+_GIVE_WAY_AFTER = 0.001
+_LOOK_UP_EVERY = 0.1  # seconds; how fast the end of a memory pause is seen
+
+
+class HandOff:
+    """Blocks on their way from one thread to another; at most *read_ahead* bytes, and the block that exceeds them, wait.
+
+    The producer stops at *read_ahead* and goes on below half of it. *max_block*: bytes of the largest block that leaves.
+    *next_pause*: seconds to wait before more is produced.
+
+    The consumer's thread calls `wait`, `take` or `take_unchanged`; the producer's `hand_over`, `hand_over_all`, `tell` and
+    `finish`; `close` may be called by any.
+    """
+
+    def __init__(self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None) -> None:
+        self._read_ahead = read_ahead
+        self._max_block = max_block
+        self._next_pause = next_pause
+        self._waiting: deque[bytes] = deque()
+        self._arrived = _Gate()  # where the consumer sleeps
+        self._room = _Gate()  # where the producer sleeps
+        self.is_closed = False
+        # Written by the producer.
+        self.is_finished = False  # nothing comes any more
+        self.is_producer_waiting = False  # for room or for memory
+        self._handed_over = 0  # bytes, as known when the producer last looked up
+        self._is_full = False  # the producer waits for room
+        self._woken_at = 0.0
+        self._has_news = False  # of what is no block; taken back by the consumer
+        # Written by the consumer.
+        self._sent = 0  # bytes that were taken
+        self._go_until = 0  # bytes to which the producer may go without looking up
+        self._is_asleep = False  # the consumer waits for a block
+        self._asleep_since = 0.0
+        self._block = b""  # taken from the deque and being cut
+        self._cut_at = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing waits."""
+        return not (self._block or self._waiting)
+
+    def close(self) -> None:
+        """Let nobody wait any longer, and drop what waits: nobody will send it. Safe twice."""
+        self.is_closed = True
+        self._go_until = 0
+        self._block = b""
+        self._waiting.clear()
+        self._room.open()
+        self._arrived.open()
+
+    # -- the consumer
+
+    def wait(self, timeout: float) -> None:
+        """Sleep until there is a block or other news, at most *timeout* seconds."""
+        self._asleep_since = time.monotonic()
+        self._is_asleep = True
+        self._go_until = 0
+        # The producer looks at _go_until after it has appended, and we at the deque after we have set it: one of us sees.
+        if not (self._waiting or self._has_news or self.is_finished or self.is_closed):
+            self._arrived.wait(timeout)
+        self._is_asleep = self._has_news = False
+        self._let_producer_go_on()
+
+    def take(self) -> bytes:
+        """Return what waits, joined and cut into a block of at most ``max_block`` bytes; ``b""`` if nothing does."""
+        if not self._block:
+            self._block, self._cut_at = self._join_what_waits(), 0
+        block, start = self._block, self._cut_at
+        end = self._cut_at = next_cut(block, start, self._max_block)
+        if end == len(block):
+            self._block = b""
+        block = block[start:end]
+        self._count_as_sent(len(block))
+        return block
+
+    def take_unchanged(self) -> bytes | None:
+        """Return the next block just as it came, None if none waits."""
+        if not self._waiting:
+            return None
+        block = self._waiting.popleft()
+        self._count_as_sent(len(block) or 1)
+        return block
+
+    def _join_what_waits(self) -> bytes:
+        waiting = self._waiting
+        if not waiting:
+            return b""
+        if len(waiting) == 1 or self._is_large(waiting[0]):
+            return waiting.popleft()
+        blocks = [waiting.popleft() for _ in range(len(waiting))]
+        if self._is_large(max(blocks, key=len)):
+            first = next(index for index, block in enumerate(blocks) if self._is_large(block))
+            waiting.extendleft(reversed(blocks[first:]))
+            del blocks[first:]
+        return b"".join(blocks)
+
+    def _is_large(self, block: bytes) -> bool:
+        """Tell whether *block* is big enough by itself: joining would copy it for nothing."""
+        return 2 * len(block) > self._max_block
+
+    def _count_as_sent(self, size: int) -> None:
+        self._sent += size
+        self._let_producer_go_on()
+        if self._is_full and self._has_room():
+            self._room.open()
+
+    def _let_producer_go_on(self) -> None:
+        if not self.is_closed:
+            must_pause = self._next_pause is not None and self._next_pause() > 0
+            self._go_until = 0 if must_pause else self._sent + self._read_ahead
+
+    # -- the producer
+
+    def hand_over(self, block: bytes) -> bool:
+        """Hand *block* over just as it is, then wait for room and memory; return whether the hand-off is closed."""
+        self._waiting.append(block)
+        return self.look_up(self._handed_over + (len(block) or 1))
+
+    def hand_over_all(self, blocks: Iterable[bytes]) -> bool:
+        """Hand over the blocks of an event stream to their end, or until the hand-off is closed; return whether it is.
+
+        Raises `TypeError` for what is not bytes. Empty blocks are left out.
+        """
+        append = self._waiting.append
+        handed_over = self._handed_over
+        for block in blocks:
+            if type(block) is not bytes:
+                block = only_bytes(block)
+            if block:
+                append(block)
+                handed_over += len(block)
+            if handed_over >= self._go_until and self.look_up(handed_over):
+                return True
+        self._handed_over = handed_over
+        return self.is_closed
+
+    def tell(self) -> None:
+        """Wake the consumer for what is no block."""
+        self._has_news = True
+        if self._is_asleep:
+            self._arrived.open()
+
+    def finish(self) -> None:
+        """Say that nothing comes any more."""
+        self.is_finished = True
+        self.tell()
+
+    def look_up(self, handed_over: int | None = None) -> bool:
+        """Do what the consumer asks for: wake it, give way, wait for room or for memory. Return whether to stop."""
+        if handed_over is not None:
+            self._handed_over = handed_over
+        if self._waiting:
+            self._wake_consumer()
+        if self._handed_over - self._sent >= self._read_ahead:
+            self._wait_for_room()
+        if self._next_pause is not None and not self.is_closed:
+            self._wait_for_memory(self._next_pause)
+        return self.is_closed
+
+    def _wake_consumer(self) -> None:
+        if self._is_asleep:
+            self._is_asleep = False
+            now = self._woken_at = time.monotonic()
+            self._arrived.open()
+            if now - self._asleep_since < _GIVE_WAY_AFTER:
+                return
+        elif self._go_until or time.monotonic() - self._woken_at < _GIVE_WAY_AFTER:
+            return
+        time.sleep(0)
+        self._woken_at = time.monotonic()
+
+    def _has_room(self) -> bool:
+        return self._handed_over - self._sent < (self._read_ahead + 1) // 2
+
+    def _wait_for_room(self) -> None:
+        self._is_full = self.is_producer_waiting = True
+        # The consumer looks at _is_full after it has counted, and we count after we have set it: one of us sees.
+        while not self.is_closed and not self._has_room():
+            self._room.wait(60.0)
+        self._is_full = self.is_producer_waiting = False
+
+    def _wait_for_memory(self, next_pause: Callable[[], float]) -> None:
+        now = time.monotonic()
+        until = now + next_pause()
+        self.is_producer_waiting = True
+        while now < until and not self.is_closed and next_pause():
+            self._room.wait(min(until - now, _LOOK_UP_EVERY))
+            now = time.monotonic()
+        self.is_producer_waiting = False
+
+
+class _Gate:
+    """Where one thread sleeps until another opens it. Opened while nobody sleeps, it lets the next one through."""
+
+    __slots__ = ("_lock",)
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._lock.acquire()
+
+    def wait(self, timeout: float) -> None:
+        self._lock.acquire(timeout=max(0.0, timeout))
+
+    def open(self) -> None:
+        with contextlib.suppress(RuntimeError):  # it is open
+            self._lock.release()
+
+
+def only_bytes(block: object) -> bytes:
+    """Return an event stream's *block* as exactly `bytes`, or raise the `TypeError` that PEP 3333 wants, naming its type.
+
+    Servers differ: one drops other types silently, some pass a few of them, most abort.
+    """
+    if isinstance(block, bytes):
+        return bytes(block)  # some servers refuse subclasses
+    hint = ": yield bytes(event)" if isinstance(block, Event) else ""
+    raise TypeError(f"an event stream's blocks must be bytes, got {type(block).__name__}{hint}")
