@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from .event_stream import HEARTBEAT, OpaquePosition, Position, next_cut
 from .hand_off import only_bytes
@@ -25,6 +25,8 @@ _LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, 
 # one by one: the clock is read for each fourth.
 _FAST = 0.002
 _UNSEEN = 3
+
+_END: Any = object()
 
 
 class InlineStart:
@@ -120,15 +122,10 @@ class InlineStream:
             if hasattr(self._iterable, "close"):
                 self._iterable.close()
 
-    def _run(self) -> Generator[bytes, None, None]:
-        try:
-            yield from self._pass_on()
-        except GeneratorExit:
-            raise
-        except BaseException:
-            self._stream.end(RAISED)
-            raise
-        self._stream.end(ENDED)
+    @property
+    def is_opaque(self) -> bool:
+        """Whether nothing may be added, and no event's end can be seen."""
+        return isinstance(self._start.position, OpaquePosition)
 
     def pause_for_memory(self) -> bool:
         """Wait before the next pull if memory is short; return whether it was."""
@@ -139,56 +136,68 @@ class InlineStream:
             self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - self.clock())))
         return True
 
-    def _pass_on(self) -> Iterator[bytes]:
+    def _run(self) -> Generator[bytes, None, None]:
+        # One generator and no call for a block that follows closely: this loop is what a small event costs.
         start = self._start
-        if start.is_event_stream and not self._has_body:
-            return
-        if start.is_event_stream:
-            self.pause_for_memory()
-        blocks = iter(self._iterable)
-        for first in blocks:
-            if not start.is_event_stream:
-                yield first
-                yield from blocks
-            elif self._has_body:
-                assert start.position is not None
-                yield from self._pass_events_on(first, blocks, _Looks(self, start.position, blocks))
-            return
-
-    def _pass_events_on(self, block: bytes, blocks: Iterator[bytes], looks: _Looks) -> Iterator[bytes]:
-        yield from looks.before(block, None)
-        clock, max_block = self.clock, self.max_block
-        seen_at, unseen, last = 0.0, 0, None
-        for block in () if looks.are_over else blocks:
-            if type(block) is bytes and block and len(block) <= max_block:
-                if unseen:
-                    unseen -= 1
-                    last = block
-                    yield block
-                    continue
-                now = clock()
-                if now < looks.next_at:
-                    unseen = _UNSEEN if now - seen_at < _FAST else 0
-                    seen_at = now
-                    last = block
-                    yield block
-                    continue
-            yield from looks.before(block, last)
-            if looks.are_over:
+        try:
+            if start.is_event_stream and self._begins_without_body():
                 return
-            unseen, last = 0, None
+            blocks = iter(self._iterable)
+            first = next(blocks, _END)
+            if not start.is_event_stream:
+                if first is not _END:
+                    yield first
+                yield from blocks
+                return
+            if first is _END or not self._has_body:
+                return
+            looks = _Looks(self, blocks)
+            yield from looks.before(first, None)
+            clock, max_block, seen_at, unseen, last = self.clock, self.max_block, 0.0, 0, None
+            for block in blocks if not looks.are_over else ():
+                if type(block) is bytes and block and len(block) <= max_block:
+                    if unseen:
+                        unseen -= 1
+                        last = block
+                        yield block
+                        continue
+                    now = clock()
+                    if now < looks.next_at:
+                        unseen = _UNSEEN if now - seen_at < _FAST else 0
+                        seen_at = now
+                        last = block
+                        yield block
+                        continue
+                yield from looks.before(block, last)
+                if looks.are_over:
+                    return
+                unseen, last = 0, None
+        except GeneratorExit:
+            self._stream.end(CLIENT_GONE)
+            raise
+        except BaseException:
+            self._stream.end(RAISED)
+            raise
+        finally:
+            self._stream.end(ENDED)  # unless there was another reason before
+
+    def _begins_without_body(self) -> bool:
+        """Wait for memory before the first pull; HEAD pulls nothing."""
+        if self._has_body:
+            self.pause_for_memory()
+        return not self._has_body
 
 
 class _Looks:
     """The looks at clock, client, worker and memory that an `InlineStream` takes now and then, and what follows from them."""
 
-    def __init__(self, inline: InlineStream, position: Position, blocks: Iterator[bytes]) -> None:
+    def __init__(self, inline: InlineStream, blocks: Iterator[bytes]) -> None:
         self.are_over = False  # the stream has ended
         self.next_at = 0.0
         self._inline = inline
         self._blocks = blocks
         self._ending = inline.begin()
-        self._is_opaque = isinstance(position, OpaquePosition)
+        self._is_opaque = inline.is_opaque
         self._takes_comment = False  # the last byte sent was LF
         self._silent_since = 0.0
 
