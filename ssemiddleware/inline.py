@@ -92,7 +92,7 @@ class InlineStream:
         next_pause: Callable[[], float] | None,
         has_body: bool,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], object] = time.sleep,
+        sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._iterable = iterable
         self._start = start
@@ -103,7 +103,7 @@ class InlineStream:
         self._next_pause = next_pause
         self._has_body = has_body
         self.clock = clock
-        self._sleep = sleep
+        self._sleep = sleep or time.sleep  # looked up late: greenlets have another one
         self._is_closed = False
         self._blocks = self._run()
 
