@@ -50,8 +50,8 @@ class SSEMiddleware:
 
     *max_block*: bytes of the largest block that the server gets, 16 or more. *read_ahead*: bytes that an announced
     application may be ahead of the server. *memory*: the `MemoryGovernor` that makes streams wait when memory is short, None
-    for no waits. *retry*: milliseconds that an EventSource waits, on average, before it comes back to a stream that
-    we ended; None to leave it to the browser (3 or 5 s for all of them at once).
+    for no waits. *retry*: milliseconds that an EventSource waits before it comes back to a stream that we ended,
+    from three quarters to one and a half of it; None to leave it to the browser (3 or 5 s for all of them at once).
 
     Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
     """

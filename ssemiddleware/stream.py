@@ -21,6 +21,10 @@ _LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for 
 _FINISH_EVENT_WITHIN = 0.4  # seconds that an event may take to end, once the process is going
 _END_AT_ONCE_AFTER = 0.2  # seconds in which blocks that wait already still leave; then the first event's end is the last
 
+# Shares of retry= after which an EventSource comes back. By default that is more than 2 s: for so long a server that
+# stops keeps connections, over which a client would come back to the very process that is going.
+_JITTER = (0.75, 1.5)
+
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, DRAIN = "application ended", "application raised", "client gone", "drain"
 
@@ -128,7 +132,7 @@ class Ending:
         waited = now - self._drain_since
         if position.takes_end and (waited >= _END_AT_ONCE_AFTER or not more_waits):
             self.stream.end(DRAIN)
-            return b"" if self._retry is None else retry_line(round(self._retry * random.uniform(0.5, 1.5)))
+            return b"" if self._retry is None else retry_line(round(self._retry * random.uniform(*_JITTER)))
         if waited >= _FINISH_EVENT_WITHIN:
             self.stream.end(DRAIN)
             raise StreamBroken

@@ -201,7 +201,7 @@ def test_a_drain_tells_an_event_source_when_to_come_back() -> None:
         assert last.endswith(b"\n\n")
         values.add(int(last[7:]))
     assert len(values) > 1, "no jitter"
-    assert 500 <= min(values) <= max(values) <= 1500
+    assert 750 <= min(values) <= max(values) <= 1500
 
 
 def test_a_drain_lets_an_unfinished_event_end() -> None:

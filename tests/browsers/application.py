@@ -1,0 +1,158 @@
+"""The application that the browsers read: each stream bare, wrapped, and wrapped with heartbeats that come fast.
+
+    gunicorn --chdir tests/browsers "application:create_application('/tmp/journal')"
+    python tests/browsers/application.py /tmp/journal 3  # waitress, on the listening socket that is file descriptor 3
+
+``/bare/...`` and ``/wrapped/...`` are the same streams; ``/`` is the page that reads them. What a stream lives through stands
+in a journal on disk, which outlives the worker; ``stream=`` in the query names it there.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Iterator
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING
+from urllib.parse import parse_qs
+
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.wsgi import ClosingIterator
+
+from ssemiddleware import SSEMiddleware, Stream
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+HEARTBEAT = 0.2  # seconds, under /beating
+RETRY = 600  # milliseconds, under /wrapped; half as much again is still far below the 3 s that browsers wait by themselves
+SILENCE = 8.0  # seconds
+
+Query = dict[str, list[str]]
+
+
+def small_events() -> Iterator[tuple[int, str]]:
+    """Yield IDs and data of 20,000 events of about 30 bytes."""
+    for number in range(20_000):
+        yield number, f"event {number}"
+
+
+def big_events() -> Iterator[tuple[int, str]]:
+    """Yield IDs and data of 20 events of 1 MB, on one line, in characters of one to four bytes."""
+    for number in range(20):
+        yield number, f"{number:4} aé€𝄞" * 66_667
+
+
+def _written(events: Iterable[tuple[int, str]]) -> Iterator[bytes]:
+    for event_id, data in events:
+        yield f"id: {event_id}\ndata: {data}\n\n".encode()
+
+
+def _paced(stream: Stream, query: Query) -> Iterator[bytes]:
+    """Yield each ``block`` of the query after a ``pause`` in seconds, and end after another one."""
+    for block in query["block"]:
+        stream.closed.wait(float(query["pause"][0]))
+        yield block.encode("latin-1")
+    stream.closed.wait(float(query["pause"][0]))
+
+
+def _counting(stream: Stream, query: Query) -> Iterator[bytes]:
+    """Yield events that count on from the last event ID, each in two blocks, for ever."""
+    for number in count(int(stream.last_event_id or 0) + 1):
+        yield b"id: %d\ndata: event" % number
+        time.sleep(0.002)
+        yield b" %d\n\n" % number
+        if stream.closed.wait(0.002):
+            return
+
+
+def _silent(stream: Stream, query: Query) -> Iterator[bytes]:
+    stream.closed.wait(SILENCE)
+    yield b"data: the end of the silence\n\n"
+
+
+_STREAMS: dict[str, Callable[[Stream, Query], Iterable[bytes]]] = {
+    "/paced": _paced,
+    "/counting": _counting,
+    "/silent": _silent,
+    "/small": lambda stream, query: _written(small_events()),
+    "/big": lambda stream, query: _written(big_events()),
+}
+
+
+class Journal:
+    """What streams live through: a line of JSON each, in a file that more than one process may write to."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+
+    def write(self, name: str, **fact: object) -> None:
+        """Write a *fact* about the stream called *name*, with the time and the worker's process id."""
+        line = json.dumps({"stream": name, "at": time.time(), "worker": os.getpid(), **fact})
+        with self._path.open("a") as file:
+            file.write(line + "\n")
+
+
+def create_application(journal_path: str) -> WSGIApplication:
+    """Return the page and, beside it, its streams bare and wrapped."""
+    journal = Journal(Path(journal_path))
+    streams = create_streams(journal)
+    beating = SSEMiddleware(streams, heartbeat=HEARTBEAT)
+    return DispatcherMiddleware(
+        _page, {"/bare": streams, "/wrapped": SSEMiddleware(streams, retry=RETRY), "/beating": _counted(beating, journal)}
+    )
+
+
+def create_streams(journal: Journal) -> WSGIApplication:
+    """Return the streams by themselves. Further headers are taken from the query: ``header=Connection: keep-alive``."""
+
+    def streams(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        query = parse_qs(environ["QUERY_STRING"], keep_blank_values=True, encoding="latin-1")
+        headers = [("Content-Type", query.get("type", ["text/event-stream"])[0])]
+        for header in query.get("header", []):
+            name, _, value = header.partition(": ")
+            headers.append((name, value))
+        start_response("200 OK", headers)
+        # Bare, there is nobody to say that the stream has ended.
+        stream = environ.get("ssemiddleware.stream") or Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
+        name = query["stream"][0]
+        journal.write(name, asked_from=stream.last_event_id)
+        blocks = _STREAMS[environ["PATH_INFO"]](stream, query)
+        return ClosingIterator(blocks, lambda: journal.write(name, ended=stream.reason))
+
+    return streams
+
+
+def _counted(application: WSGIApplication, journal: Journal) -> WSGIApplication:
+    """Return *application* with a count of the comments that leave by themselves: the opening and the heartbeats."""
+
+    def counted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        blocks = application(environ, start_response)
+        comments = 0
+        try:
+            for block in blocks:
+                comments += block.rstrip() == b":"
+                yield block
+        finally:
+            blocks.close()  # type: ignore[attr-defined]  # a stream's has one
+            journal.write(parse_qs(environ["QUERY_STRING"])["stream"][0], comments=comments)
+
+    return counted
+
+
+def _page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    if environ["PATH_INFO"] != "/":
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return [b""]
+    start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
+    return [Path(__file__).with_name("page.html").read_bytes()]
+
+
+if __name__ == "__main__":
+    import waitress  # type: ignore[import-untyped]  # it has no types
+
+    waitress.serve(create_application(sys.argv[1]), sockets=[socket.socket(fileno=int(sys.argv[2]))], threads=16)

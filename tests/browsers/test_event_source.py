@@ -1,0 +1,214 @@
+"""What an EventSource gets from a wrapped application in Chromium, WebKit and Firefox, and what from the same one bare.
+
+``--log-cli-level=INFO`` shows how long things took.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import time
+from collections.abc import Callable, Iterable
+from typing import NamedTuple
+from urllib.parse import urlencode
+
+import pytest
+
+from .application import RETRY, big_events, small_events
+from .conftest import Server
+from .driving import Browser
+from .page import CLOSED, CONNECTING, Page, Received, Record
+
+pytestmark = pytest.mark.live
+
+_log = logging.getLogger(__name__)
+
+Fields = dict[str, "str | list[bytes]"]  # of a query
+
+
+def path_of(wrapping: str, name: str, stream: str, **query: str | list[bytes]) -> str:
+    """Return where the stream *name* of `application` is, to be called *stream* in the journal."""
+    return f"/{wrapping}/{name}?{urlencode({'stream': stream, **query}, doseq=True)}"
+
+
+# -- The opening
+
+
+def test_a_silent_stream_opens_at_once(page: Page, stream: str) -> None:
+    page.listen(path_of("wrapped", "silent", stream))
+    record = page.wait_until("record.opened.length")
+    _log.info("%d ms until open", record.opened[0] - record.began)
+    assert record.opened[0] - record.began < 1000
+
+
+def test_bare_a_silent_stream_does_not_open(page: Page, gunicorn: Server, stream: str) -> None:
+    page.listen(path_of("bare", "silent", stream))
+    gunicorn.wait_for(stream, "asked_from")
+    time.sleep(2)
+    record = page.record()
+    assert (record.opened, record.failed) == ([], [])
+
+
+# -- Heartbeats
+
+
+class Cutting(NamedTuple):
+    """Blocks with silence around each, and in how many of the silences a heartbeat may come."""
+
+    blocks: list[bytes]
+    places: int
+
+
+PAUSE = 0.5  # seconds, so that two heartbeats fit in
+TWO_EVENTS = [Received("message", "1", "one\nmore"), Received("tick", "2", "aé€𝄞")]
+TICK = "data: aé€𝄞\n".encode()
+CUTTINGS = {
+    "between events": Cutting([b"id: 1\ndata: one\ndata: more\n\n", b"", b"event: tick\nid: 2\n" + TICK + b"\n", b""], 5),
+    "between lines": Cutting([b"id: 1\ndata: one\n", b"data: more\n", b"\n", b"event: tick\nid: 2\n", TICK, b"\n"], 7),
+    "in half lines": Cutting(
+        [b"id: 1\nda", b"ta: one\ndata", b": more\n\nevent: ti", b"ck\nid: 2\n", TICK.rstrip(), b"\n\n"], 3
+    ),
+    "in half characters": Cutting(
+        [b"id: 1\ndata: one\ndata: more\n\nevent: tick\nid: 2\n" + TICK[:8], TICK[8:11], TICK[11:14], TICK[14:] + b"\n"], 2
+    ),
+    "with CR": Cutting(
+        [b"id: 1\rdata: one\r", b"data: more\r\r", b"event: tick\r", b"id: 2\r" + TICK.rstrip() + b"\r", b"\r"], 1
+    ),
+    "between CR and LF": Cutting(
+        [b"id: 1\r\ndata: one\r", b"\ndata: more\r\n\r", b"\nevent: tick\r", b"\nid: 2\r\n", TICK.rstrip() + b"\r\n\r\n"], 3
+    ),
+    "behind a byte order mark": Cutting(
+        [b"\xef\xbb\xbfid: 1\ndata: one\ndata: more\n\n", b"event: tick\n", b"id: 2\n", TICK + b"\n"], 5
+    ),
+    "in a byte order mark": Cutting(
+        [b"\xef", b"\xbb", b"\xbfid: 1\ndata: one\ndata: more\n\n", b"event: tick\nid: 2\n" + TICK + b"\n"], 5
+    ),
+}
+
+
+class Reading(NamedTuple):
+    """What a page has read of a stream, and how many comments were in it by themselves."""
+
+    record: Record
+    comments: int
+
+
+@pytest.fixture(scope="module")
+def readings(browser: Browser, gunicorn: Server) -> dict[str, Reading]:
+    """Return what a page has read of all cuttings; four at a time, since most of it is silence."""
+    page = Page(browser, gunicorn.url)
+    names = [f"{browser.name} {cutting}" for cutting in CUTTINGS]
+    paths = [
+        path_of("beating", "paced", name, pause=str(PAUSE), block=cutting.blocks)
+        for name, cutting in zip(names, CUTTINGS.values(), strict=True)
+    ]
+    records = page.read_to_end(paths[:4]) + page.read_to_end(paths[4:])
+    comments = [gunicorn.wait_for(name, "comments")[0]["comments"] for name in names]
+    return dict(zip(CUTTINGS, map(Reading, records, comments), strict=True))
+
+
+@pytest.mark.parametrize("cutting", CUTTINGS)
+def test_heartbeats_make_no_event_and_change_none(readings: dict[str, Reading], cutting: str) -> None:
+    record, comments = readings[cutting]
+    assert comments > CUTTINGS[cutting].places  # one is the opening
+    assert record.events == TWO_EVENTS
+    assert record.states == [CONNECTING]
+
+
+# -- Reloads
+
+
+def test_a_reload_loses_no_event_and_repeats_none(page: Page, gunicorn: Server, stream: str) -> None:
+    page.listen(path_of("wrapped", "counting", stream))
+    for reloads in range(4):
+        if reloads:
+            gunicorn.reload()
+        # Before it gets to the new worker, a browser may ask the old one on a connection that gunicorn keeps for 2 s.
+        asked = gunicorn.wait_for(stream, "asked_from", workers=reloads + 1)
+        page.wait_until(f"record.events.length > {len(page.record().events) + 50}")
+    record, _ = page.close()
+    assert record.events == [Received("message", str(number), f"event {number}") for number in range(1, len(record.events) + 1)]
+    assert set(record.states) == {CONNECTING}
+    gaps = [round(line["at"] * 1000) - failed for failed, line in zip(record.failed, asked[1:], strict=True)]
+    _log.info("%s ms from an end to the next request", gaps)
+    shortest = 500 if page.browser.name == "firefox" else RETRY / 2  # Firefox waits no less
+    assert all(shortest - 20 <= gap <= RETRY * 1.5 + 1000 for gap in gaps), gaps  # without a retry: 3 s, Firefox 5 s
+
+
+def test_a_reload_ends_a_stream_cleanly_behind_an_event(page: Page, gunicorn: Server, stream: str) -> None:
+    script = """
+        const [path, headers] = arguments;
+        window.body = fetch(path, {headers}).then(response => response.text()).catch(error => `cut: ${error}`);
+    """
+    page.browser.run(script, path_of("wrapped", "counting", stream), {"Accept": "text/event-stream"})
+    gunicorn.wait_for(stream, "asked_from")
+    time.sleep(0.2)
+    gunicorn.reload()
+    body = page.browser.run("return body;")
+    assert isinstance(body, str)
+    assert body.startswith(":\nid: 1\ndata: event 1\n\n")
+    assert body.endswith("\n\n")
+    assert [line["ended"] for line in gunicorn.wait_for(stream, "ended")] == ["drain"]
+
+
+# -- Many events, big events
+
+
+@pytest.mark.parametrize(
+    ("name", "events"), [pytest.param("small", small_events, id="many small"), pytest.param("big", big_events, id="1 MB each")]
+)
+def test_all_events_arrive_whole_and_in_order(
+    page: Page, stream: str, name: str, events: Callable[[], Iterable[tuple[int, str]]]
+) -> None:
+    expected = list(events())
+    text = "".join(f"{event_id}\n{data}\n" for event_id, data in expected)
+    assert page.hash_of(path_of("wrapped", name, stream)) == (len(expected), hashlib.sha256(text.encode()).hexdigest())
+
+
+# -- Headers that applications set
+
+
+LATIN: Fields = {"type": "text/event-stream; charset=iso-8859-1", "pause": "0.1", "block": ["data: é\n\n".encode()]}
+
+
+def test_a_wrong_charset_is_put_right(page: Page, stream: str) -> None:
+    [record] = page.read_to_end([path_of("wrapped", "paced", stream, **LATIN)])
+    assert (record.events, record.states) == ([Received("message", "", "é")], [CONNECTING])
+
+
+@pytest.mark.parametrize("browser", ["chromium"], indirect=True)  # the others read it as UTF-8
+def test_bare_a_wrong_charset_is_refused(page: Page, stream: str) -> None:
+    [record] = page.read_to_end([path_of("bare", "paced", stream, **LATIN)])
+    assert (record.events, record.states) == ([], [CLOSED])
+
+
+KEPT_ALIVE: Fields = {"header": "Connection: keep-alive", "pause": "0.1", "block": [b"data: one\n\n", b"data: two\n\n"]}
+
+
+@pytest.mark.parametrize("server", ["gunicorn", "waitress"])
+def test_the_tutorials_connection_header_is_harmless(
+    request: pytest.FixtureRequest, browser: Browser, server: str, stream: str
+) -> None:
+    page = Page(browser, request.getfixturevalue(server).url)
+    [record] = page.read_to_end([path_of("wrapped", "paced", stream, **KEPT_ALIVE)])
+    assert [event.data for event in record.events] == ["one", "two"]
+    assert record.states == [CONNECTING]
+
+
+def test_bare_under_waitress_the_tutorials_connection_header_is_fatal(browser: Browser, waitress: Server, stream: str) -> None:
+    [record] = Page(browser, waitress.url).read_to_end([path_of("bare", "paced", stream, **KEPT_ALIVE)])
+    assert (record.events, record.states) == ([], [CLOSED])
+
+
+# -- Leaving
+
+
+@pytest.mark.parametrize("name", ["counting", "silent"])
+def test_a_closed_event_source_is_noticed_within_a_second(page: Page, gunicorn: Server, stream: str, name: str) -> None:
+    page.listen(path_of("wrapped", name, stream))
+    page.wait_until("record.opened.length")
+    _, closed_at = page.close()
+    [end] = gunicorn.wait_for(stream, "ended")
+    _log.info("%.3f s until the application knew", end["at"] - closed_at)
+    assert end["ended"] == "client gone"
+    assert end["at"] - closed_at < 1
