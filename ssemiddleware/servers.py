@@ -22,7 +22,7 @@ class _Socket(Protocol):
 
 
 # Where a server keeps the client's socket, in the order of asking; measured with gunicorn 27.0, werkzeug 3.1,
-# waitress 3.0, wsgiref of CPython 3.10 to 3.13, cheroot 11.1 and gevent 26.9.
+# waitress 3.0, wsgiref of CPython 3.10 to 3.13, cheroot 11.1, gevent 26.9, and a2wsgi 1.10 under uvicorn 0.54.
 _SOCKET_PATHS: tuple[tuple[str, ...], ...] = (
     ("gunicorn.socket",),  # sync, gthread, gevent
     ("gunicorn.sock",),  # gevent_pywsgi
@@ -30,6 +30,8 @@ _SOCKET_PATHS: tuple[tuple[str, ...], ...] = (
     ("waitress.client_disconnected", "__self__", "socket"),  # a bound method of the channel
     ("wsgi.input", "raw", "_sock"),  # wsgiref
     ("wsgi.input", "rfile", "raw", "_sock"),  # cheroot, gevent's own server
+    ("wsgi.input", "receive", "__self__", "transport"),  # a2wsgi under uvicorn: it never closes what its client left
+    ("wsgi.input", "receive", "__self__", "protocol", "transport"),  # a2wsgi under gunicorn's asgi worker
 )
 
 _LEFT = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
@@ -70,6 +72,8 @@ def find_client(environ: WSGIEnvironment) -> ClientSocket | None:
         found: Any = environ.get(key)
         for attribute in attributes:
             found = getattr(found, attribute, None)
+        if hasattr(found, "get_extra_info"):  # an asyncio transport
+            found = found.get_extra_info("socket")
         if callable(getattr(found, "fileno", None)):
             return ClientSocket(found)
     return None

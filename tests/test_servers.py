@@ -38,12 +38,32 @@ class Channel:
         return False
 
 
+class Transport:
+    def __init__(self, socket: socket.socket) -> None:
+        self.socket = socket
+
+    def get_extra_info(self, name: str) -> object:
+        return self.socket if name == "socket" else None
+
+
+class Cycle:
+    def __init__(self, **attributes: object) -> None:
+        vars(self).update(attributes)
+
+    def receive(self) -> None:
+        pass
+
+
 ENVIRONS: dict[str, Callable[[socket.socket], dict[str, object]]] = {
     "gunicorn": lambda s: {"gunicorn.socket": s},
     "gunicorn's gevent_pywsgi": lambda s: {"gunicorn.sock": s},
     "werkzeug": lambda s: {"werkzeug.socket": s},
     "waitress": lambda s: {"waitress.client_disconnected": Channel(s).check_client_disconnected},
     "wsgiref": lambda s: {"wsgi.input": holder(raw=holder(_sock=s))},
+    "a2wsgi under uvicorn": lambda s: {"wsgi.input": holder(receive=Cycle(transport=Transport(s)).receive)},
+    "a2wsgi under gunicorn's asgi worker": lambda s: {
+        "wsgi.input": holder(receive=Cycle(protocol=holder(transport=Transport(s))).receive)
+    },
     "cheroot": lambda s: {"wsgi.input": holder(rfile=holder(raw=holder(_sock=s)))},
 }
 
