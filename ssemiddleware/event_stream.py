@@ -58,7 +58,7 @@ def next_cut(block: bytes, start: int, size: int) -> int:
     if line_feed < 0 and carriage_return < 0:
         return _character_start(block, end)
     line_end = max(line_feed, carriage_return) + 1
-    return _last_event_end(block, start, line_end, has_cr=carriage_return >= 0) or line_end
+    return _event_end_before(block, start, line_end, has_cr=carriage_return >= 0) or line_end
 
 
 def _character_start(block: bytes, end: int) -> int:
@@ -69,7 +69,7 @@ def _character_start(block: bytes, end: int) -> int:
     return end
 
 
-def _last_event_end(block: bytes, start: int, end: int, *, has_cr: bool) -> int:
+def _event_end_before(block: bytes, start: int, end: int, *, has_cr: bool) -> int:
     """Return the index behind the last blank line in ``block[start:end]``, which ends where a line ends; 0 without one."""
     blank = block.rfind(b"\n\n", start, end)
     if has_cr:  # the search for two bytes is the slow one, so it is spared where there is no CR
@@ -78,6 +78,11 @@ def _last_event_end(block: bytes, start: int, end: int, *, has_cr: bool) -> int:
         return 0
     blank += 2
     return blank + 1 if block[blank - 1] == _CR and block[blank : blank + 1] == b"\n" else blank
+
+
+def last_event_end(block: bytes) -> int:
+    """Return the index behind the last blank line in *block*, 0 without one."""
+    return _event_end_before(block, 0, len(block), has_cr=b"\r" in block)
 
 
 class Position:
@@ -127,7 +132,7 @@ class Position:
         self.in_event = self.in_event or not self._in_comment
 
     def _pass_lines(self, block: bytes, has_cr: bool) -> None:
-        event_end = _last_event_end(block, 0, len(block), has_cr=has_cr)
+        event_end = _event_end_before(block, 0, len(block), has_cr=has_cr)
         if not event_end and _BLANK_LINE.match(bytes((self._last,)) + block[:2]):
             event_end = 1
         if event_end:

@@ -14,7 +14,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .event_stream import Event, next_cut
+from .event_stream import Event, last_event_end, next_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -111,12 +111,24 @@ class HandOff:
             return b""
         if len(waiting) == 1 or self._is_large(waiting[0]):
             return waiting.popleft()
-        blocks = [waiting.popleft() for _ in range(len(waiting))]
+        # As many as fit if all are as long as the first: nearly always right, and no look at each block. What is longer
+        # after all is cut; a buffer for all that waits would be copied twice, and mapped and unmapped each time.
+        number = min(len(waiting), self._max_block // len(waiting[0]))
+        blocks = [waiting.popleft() for _ in range(number)]
         if self._is_large(max(blocks, key=len)):
             first = next(index for index, block in enumerate(blocks) if self._is_large(block))
             waiting.extendleft(reversed(blocks[first:]))
             del blocks[first:]
-        return b"".join(blocks)
+        return self._up_to_an_event_end(b"".join(blocks))
+
+    def _up_to_an_event_end(self, block: bytes) -> bytes:
+        """Put what follows the last event's end in *block* back, if more waits to go with it."""
+        if self._waiting and not block.endswith(b"\n\n"):
+            end = last_event_end(block)
+            if 0 < end < len(block):
+                self._waiting.appendleft(block[end:])
+                return block[:end]
+        return block
 
     def _is_large(self, block: bytes) -> bool:
         """Tell whether *block* is big enough by itself: joining would copy it for nothing."""

@@ -74,8 +74,8 @@ class SSEMiddleware:
         *,
         announced: Callable[[WSGIEnvironment], bool] = accepts_event_stream,
         heartbeat: float | None = 15.0,  # the standard suggests about 15; HAProxy gives up at 50, nginx and AWS at 60
-        max_block: int = 65536,
-        read_ahead: int = 262144,  # four blocks: enough to keep the server busy while the application catches up
+        max_block: int = 131072,  # see benchmarks/block_size.py
+        read_ahead: int = 524288,  # four blocks: enough to keep the server busy while the application catches up
         memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
         retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
         **unknown: NoReturn,
