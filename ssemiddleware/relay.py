@@ -184,6 +184,7 @@ class Relay:
                 raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
             if exc_info is None or not self._is_committed:
                 self._start = ResponseStart(status, headers, exc_info)
+                self.blocks.tell()
                 return self._write
         try:
             raise exc_info[1].with_traceback(exc_info[2])  # type: ignore[union-attr]  # PEP 3333: the headers have left

@@ -1,0 +1,109 @@
+"""The command line of the benchmarks: see `benchmarks`."""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import logging
+import resource
+import sys
+import time
+import traceback
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from . import __doc__ as description
+from . import block_size, inline_cost, latency, memory_use, short_streams, throughput
+from .machine import facts
+from .results import HEADINGS, Effort, Outcome, table
+
+BENCHMARKS: dict[str, Callable[[Effort], Outcome]] = {
+    "inline": inline_cost.measure,
+    "throughput": throughput.measure,
+    "latency": latency.measure,
+    "memory": memory_use.measure,
+    "short-streams": short_streams.measure,
+    "block-size": block_size.measure,
+}
+
+BEGIN, END = "<!-- benchmarks: begin -->", "<!-- benchmarks: end -->"
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run what the arguments name, one benchmark at a time. Return 1 if one could not be run; a missed target is no failure."""
+    options = command_line().parse_args(arguments)
+    prepare_process()
+    about = facts() + (["A short run: it shows that everything runs, and nothing else."] if options.short else [])
+    print("\n".join(about), flush=True)
+    names = options.only or list(BENCHMARKS)
+    outcomes = [outcome for name in names if (outcome := maybe_run(name, Effort(options.short)))]
+    if options.markdown:
+        write_markdown("\n\n".join([*map(written, outcomes), *about]), options.markdown)
+    if options.plots:
+        draw_plots(outcomes, options.plots)
+    return 0 if len(outcomes) == len(names) else 1
+
+
+def command_line() -> argparse.ArgumentParser:
+    """Describe the options."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description, formatter_class=formatter)
+    parser.add_argument("--short", action="store_true", help="see that everything runs, in under a minute")
+    only = f"one of {', '.join(BENCHMARKS)}; may be repeated"
+    parser.add_argument("--only", action="append", choices=BENCHMARKS, metavar="NAME", help=only)
+    between = f"write the results between {BEGIN} and {END} in FILE, or print them if it has no such lines"
+    parser.add_argument("--markdown", type=Path, metavar="FILE", help=between)
+    parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots as SVG to DIR (needs matplotlib)")
+    return parser
+
+
+def prepare_process() -> None:
+    """Let nothing of ours disturb a measurement, and have room for as many connections as the system allows."""
+    gc.collect()
+    gc.freeze()
+    gc.disable()
+    logging.getLogger("ssemiddleware").setLevel(logging.ERROR)  # what it advises is on purpose here
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the servers inherit it
+
+
+def maybe_run(name: str, effort: Effort) -> Outcome | None:
+    """Run one benchmark and print what it found; None if it raised, so that the others still run."""
+    began = time.monotonic()
+    try:
+        outcome = BENCHMARKS[name](effort)
+    except Exception:
+        traceback.print_exc()
+        return None
+    print(f"\n{written(outcome)}\n({name}: {time.monotonic() - began:.0f} s)", flush=True)
+    gc.collect()
+    return outcome
+
+
+def written(outcome: Outcome) -> str:
+    """Return an outcome as text, which is Markdown."""
+    parts = [f"### {outcome.title}"]
+    if outcome.figures:
+        parts.append(table(HEADINGS, [figure.row() for figure in outcome.figures]))
+    return "\n\n".join([*parts, *outcome.notes])
+
+
+def write_markdown(text: str, file: Path) -> None:
+    """Put *text* between the two marks in *file*, or print it if they are not there."""
+    before, begin, rest = (file.read_text() if file.exists() else "").partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if begin and end:
+        file.write_text(f"{before}{begin}\n\n{text}\n\n{end}{after}")
+    else:
+        print(f"\n{file} holds no {BEGIN} and {END}; this would stand between them:\n\n{text}")
+
+
+def draw_plots(outcomes: Sequence[Outcome], directory: Path) -> None:
+    """Draw the plots of all outcomes."""
+    from .plots import draw  # needs matplotlib, which nothing else here does
+
+    draw({name: panels for outcome in outcomes for name, panels in outcome.plots.items()}, directory)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

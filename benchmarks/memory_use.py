@@ -1,0 +1,101 @@
+"""How much memory the worker gains: by 800 idle streams, and by a big stream to a client that never reads.
+
+Counted is the unique set size of the worker's process (what ending it would give back), less what it was when it had served
+one such stream and slept. Each time a new server: memory that was once used often stays.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from pathlib import Path
+from statistics import median
+
+import psutil
+
+from .applications import WRAPPED
+from .reading import connect, read_stream, request
+from .results import Effort, Figure, Outcome, Target, at_most, figure_of_turns, in_turn, number
+from .serving import gunicorn
+
+_FIRST_EVENT = b"data: here\n\n"
+
+
+def measure(effort: Effort) -> Outcome:
+    """Measure both on gthread, announced."""
+    count, seconds, turns = effort.pick(800, 80), effort.pick(3, 1), effort.pick(3, 1)
+    idle = in_turn(turns, ("bare", "wrapped"), lambda way: bytes_of_idle_streams(way, count) / count)
+    unread = in_turn(turns, ("bare", "wrapped"), lambda way: bytes_of_unread_stream(way, seconds))
+    return Outcome(
+        "Memory that the worker gains, gthread, announced",
+        [
+            figure(f"{count} idle streams: added memory of each", idle, at_most(25)),
+            figure("200 MB to a client that never reads: added memory", unread, at_most(WRAPPED.read_ahead / 1000 + 1000)),
+        ],
+    )
+
+
+def figure(subject: str, taken: Mapping[str, Sequence[float]], target: Target) -> Figure:
+    """Return how many KB more than bare it was, turn by turn."""
+    bare, wrapped = ([size / 1000 for size in taken[way]] for way in ("bare", "wrapped"))
+    added = [after - before for before, after in zip(bare, wrapped, strict=True)]
+    return figure_of_turns(subject, added, " KB", f"{number(median(wrapped))} KB, bare {number(median(bare))} KB", target)
+
+
+def bytes_of_idle_streams(way: str, count: int) -> int:
+    """Open so many streams, wait until each has sent its event, and return what the worker has gained."""
+    with gunicorn("gthread", threads=count + 50) as server, ExitStack() as streams:
+        before = settled_memory(server.port, server.worker, way)
+        asked = request(f"/{way}/idle", announced=True)
+        connections = [streams.enter_context(connect(server.port)) for _ in range(count)]
+        for connection in connections:
+            connection.sendall(asked)
+        for connection in connections:
+            received = b""
+            while _FIRST_EVENT not in received:
+                received += connection.recv(4096)
+        time.sleep(1.0)  # so that what only the beginning needs is over
+        return unique_memory(server.worker) - before
+
+
+def bytes_of_unread_stream(way: str, seconds: float) -> int:
+    """Ask for 200 MB, read nothing of it, and return the most that the worker gained in so many seconds."""
+    with gunicorn("gthread") as server, connect(server.port, receive_buffer=65536) as connection:
+        before = settled_memory(server.port, server.worker, way)
+        connection.sendall(request(f"/{way}/fresh/3052/65536", announced=True))
+        most, end = 0, time.monotonic() + seconds
+        while time.monotonic() < end:
+            most = max(most, unique_memory(server.worker) - before)
+            time.sleep(0.02)
+        return most
+
+
+def settled_memory(port: int, worker: psutil.Process, way: str) -> int:
+    """Return the memory of a worker that has served a stream before."""
+    settle(port, way)
+    return unique_memory(worker)
+
+
+def settle(port: int, way: str) -> None:
+    """Have a worker serve a stream, so that what it loads but once is there."""
+    read_stream(port, f"/{way}/ready/3/58", memoryview(bytearray(4096)), announced=True)
+    time.sleep(0.5)
+
+
+def unique_memory(process: psutil.Process) -> int:
+    """Return the bytes that only this process has."""
+    size: int = process.memory_full_info().uss
+    return size
+
+
+def forget_peak(process: psutil.Process) -> int:
+    """Let the peak of the resident memory begin anew (proc_pid_clear_refs(5)), and return where it begins."""
+    Path(f"/proc/{process.pid}/clear_refs").write_text("5")
+    return peak_memory(process)
+
+
+def peak_memory(process: psutil.Process) -> int:
+    """Return the most bytes of resident memory since `forget_peak`."""
+    status = Path(f"/proc/{process.pid}/status").read_text()
+    return int(status.partition("VmHWM:")[2].split()[0]) * 1024

@@ -1,0 +1,74 @@
+r"""The shapes of event streams that are measured, each naming what it stresses; for the server and the client that checks.
+
+A stream is asked for by name and whole numbers, ``ready/200000/58``, so that both ends make the same bytes.
+
+>>> list(events_of("fresh/2/20"))
+[b'data: 0000000000xx\n\n', b'data: 0000000001xx\n\n']
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+
+
+def ready(count: int, size: int) -> Iterator[bytes]:
+    """Yield events that were made before the stream began: stresses what is done for each event on its way.
+
+    A thousand different ones take turns, so that a lost, doubled or displaced one is found.
+    """
+    events = _different_events(size)
+    for _ in range(count // len(events)):
+        yield from events
+    yield from events[: count % len(events)]
+
+
+def fresh(count: int, size: int) -> Iterator[bytes]:
+    """Yield events each of which is a new object: stresses memory, as big events do in life.
+
+    One object yielded again and again would stay in the processor's cache, and every copy of it would look cheap.
+    """
+    padding = b"x" * (size - len(b"data: 0000000000\n\n"))
+    for number in range(count):
+        yield b"".join((b"data: %010d" % number, padding, b"\n\n"))
+
+
+def written(count: int) -> Iterator[bytes]:
+    """Yield events of 58 bytes, each written with `json.dumps`: what is left of a gain once an application does some work."""
+    for number in range(1_000_000, 1_000_000 + count):
+        yield b"data: %s\n\n" % json.dumps({"order": number, "state": "on its way to you"}).encode()
+
+
+def timed(count: int, microseconds: int) -> Iterator[bytes]:
+    """Yield an event each so many microseconds, which carries the time at which it was yielded: stresses the hand-over of one.
+
+    Linux has one `time.perf_counter_ns` for all processes.
+    """
+    due = time.perf_counter()
+    for _ in range(count):
+        due += microseconds / 1e6
+        time.sleep(max(0.0, due - time.perf_counter()))
+        yield b"data: %d\n\n" % time.perf_counter_ns()
+
+
+def idle() -> Iterator[bytes]:
+    """Yield one event and then nothing for ever: stresses what a stream costs merely by being there."""
+    yield b"data: here\n\n"
+    threading.Event().wait()
+
+
+SHAPES: dict[str, Callable[..., Iterator[bytes]]] = {shape.__name__: shape for shape in (ready, fresh, written, timed, idle)}
+
+
+def events_of(stream: str) -> Iterator[bytes]:
+    """Begin the stream called ``shape/number/number``."""
+    shape, *numbers = stream.split("/")
+    return SHAPES[shape](*map(int, numbers))
+
+
+@lru_cache
+def _different_events(size: int) -> tuple[bytes, ...]:
+    return tuple(fresh(1000, size))

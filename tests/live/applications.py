@@ -1,0 +1,236 @@
+"""The applications that the servers run: one that plays what a request asks for (see `steps`), and notes what became of it.
+
+    /play?steps=[...]&key=...    an event stream, unless `type` names another media type; `extra` headers;
+                                 `lazy`: seconds in the first next() before the response is started
+    /life?key=...                what became of that request, as JSON
+    /release?key=...             lets it go on behind `wait_for_release`
+    /ping, /file, /list, /empty, /no-content, /fail    ordinary responses
+
+Every response names the process that made it (`X-Process`).
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs
+
+from werkzeug.wsgi import FileWrapper
+
+from ssemiddleware import SSEMiddleware, Stream
+
+from .steps import Step, large_event_bytes
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+Headers = list[tuple[str, str]]
+
+FILE = b"".join(b"line %d of the file\n" % number for number in range(10_000))
+
+
+@dataclass
+class Life:
+    """What became of one request."""
+
+    stream: Stream | None  # None where the application runs bare
+    threads: dict[str, list[str]] = field(default_factory=lambda: {"call": [], "next": [], "close": []})
+    blocks: int = 0
+    size: int = 0
+    noticed_at: float | None = None  # when the application saw that its stream had ended; time.monotonic()
+    released: threading.Event = field(default_factory=threading.Event)
+
+    def note(self, moment: str) -> None:
+        """Note which thread is here now; of `next` only changes."""
+        thread = threading.current_thread()
+        name = f"{thread.name} ({threading.get_ident()})"
+        if moment != "next" or self.threads["next"][-1:] != [name]:
+            self.threads[moment].append(name)
+
+    def as_json(self) -> bytes:
+        """Return all of it for the test."""
+        closed = self.stream is not None and self.stream.closed.is_set()
+        reason = self.stream.reason if self.stream else None
+        seen = {"threads": self.threads, "blocks": self.blocks, "size": self.size, "noticed_at": self.noticed_at}
+        return json.dumps({**seen, "closed": closed, "reason": reason}).encode()
+
+
+LIVES: dict[str, Life] = {}
+
+
+class Play:
+    """An iterable that plays steps and notes which threads pull and close it."""
+
+    def __init__(self, steps: list[Step], life: Life, begin: Callable[[], object]) -> None:
+        self._life = life
+        self._begin = begin
+        self._blocks = self._play(steps)
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        self._life.note("next")
+        self._begin()
+        block = next(self._blocks)
+        self._life.blocks += 1
+        self._life.size += len(block)
+        return block
+
+    def close(self) -> None:
+        self._life.note("close")
+        self._blocks.close()
+
+    def _play(self, steps: list[Step]) -> Generator[bytes, None, None]:
+        for step in steps:
+            if isinstance(step, str):
+                yield step.encode()
+            elif step["do"] == "repeat":
+                for _ in range(int(str(step["times"]))):
+                    yield from self._play(step["steps"])  # type: ignore[arg-type]  # JSON
+            else:
+                options = {name: value for name, value in step.items() if name != "do"}
+                yield from getattr(self, f"_{step['do']}")(**options)
+
+    def _large_event(self, size: int, many_lines: bool) -> Iterator[bytes]:
+        yield large_event_bytes(size, many_lines=many_lines)
+
+    def _text(self, data: Any) -> Iterator[bytes]:
+        yield data
+
+    def _pause(self, seconds: float) -> Iterator[bytes]:
+        time.sleep(seconds)
+        yield from ()
+
+    def _wait_for_release(self, seconds: float) -> Iterator[bytes]:
+        self._life.released.wait(seconds)
+        yield from ()
+
+    def _wait_for_the_end(self, seconds: float) -> Iterator[bytes]:
+        assert self._life.stream is not None
+        if self._life.stream.closed.wait(seconds):
+            self._life.noticed_at = time.monotonic()
+        yield from ()
+
+    def _fail(self, message: str) -> Iterator[bytes]:
+        fail_as_told(message)
+        yield from ()
+
+    def _say_how_much(self) -> Iterator[bytes]:
+        sys.stderr.write(f"yielded {self._life.size}\n")
+        yield from ()
+
+
+def fail_as_told(message: str) -> None:
+    """Raise in a function whose name a traceback must show."""
+    raise RuntimeError(message)
+
+
+def play(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """The application under test, bare."""
+    query = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
+    return ROUTES[environ["PATH_INFO"]](environ, start_response, query)
+
+
+def respond_with_steps(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    life = LIVES[query.get("key", "")] = Life(environ.get("ssemiddleware.stream"))
+    life.note("call")
+    media_type = query.get("type", "text/event-stream")
+    extra = [(str(name), str(value)) for name, value in json.loads(query.get("extra", "[]"))]
+    headers: Headers = [("Content-Type", media_type), ("X-Process", str(os.getpid())), *extra]
+    begun: list[bool] = []
+
+    def begin() -> None:
+        if not begun:
+            begun.append(True)
+            time.sleep(float(query.get("lazy", "0")))
+            start_response("200 OK", headers)
+
+    if "lazy" not in query:
+        begin()
+    return Play(json.loads(query["steps"]), life, begin)
+
+
+def tell_life(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    life = LIVES.get(query["key"])
+    return answer(start_response, life.as_json() if life else b"null", "application/json")
+
+
+def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    LIVES[query["key"]].released.set()
+    return answer(start_response, b"released")
+
+
+def ping(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    return answer(start_response, b"pong")
+
+
+def send_file(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", str(len(FILE)))])
+    wrapper: Callable[[Any], Iterable[bytes]] = environ.get("wsgi.file_wrapper", FileWrapper)  # werkzeug offers none
+    return wrapper(io.BytesIO(FILE))
+
+
+def send_list(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/plain"), ("Content-Length", "10"), ("Cache-Control", "max-age=60")])
+    return [b"one, ", b"two", b"..."[:2]]
+
+
+def send_nothing(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    start_response("200 OK", [("Content-Type", "text/html"), ("ETag", '"empty"')])
+    return []
+
+
+def send_no_content(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    start_response("204 No Content", [])
+    return []
+
+
+def fail_at_once(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    fail_as_told(query["message"])
+    return []
+
+
+def answer(start_response: StartResponse, body: bytes, media_type: str = "text/plain") -> Iterable[bytes]:
+    headers = [("Content-Type", media_type), ("Content-Length", str(len(body))), ("X-Process", str(os.getpid()))]
+    start_response("200 OK", headers)
+    return [body]
+
+
+ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Iterable[bytes]]] = {
+    "/play": respond_with_steps,
+    "/life": tell_life,
+    "/release": release,
+    "/ping": ping,
+    "/file": send_file,
+    "/list": send_list,
+    "/empty": send_nothing,
+    "/no-content": send_no_content,
+    "/fail": fail_at_once,
+}
+
+HEARTBEAT = 0.3  # seconds, so that a test need not wait long
+
+app = SSEMiddleware(play)
+app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
+
+
+def create_app(shops: int) -> WSGIApplication:
+    """Return the application as a factory does, for a server's command line."""
+    if shops != 3:
+        raise ValueError(f"shops must be 3, got {shops!r}")
+    return play
+
+
+def create_app_with_a_drain_signal() -> WSGIApplication:
+    """Return the wrapped application; SIGUSR1 drains it, for servers that tell nobody when they stop."""
+    signal.signal(signal.SIGUSR1, lambda *_: app.drain())
+    return app

@@ -1,0 +1,190 @@
+"""An HTTP client that sees what a browser's network layer sees: each HTTP chunk and when it came, and how a body ended."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import struct
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+from typing import Literal, NamedTuple
+
+Headers = list[tuple[str, str]]
+Framing = Literal["chunked", "length", "until the connection ends"]
+
+
+class Arrival(NamedTuple):
+    """An HTTP chunk, or what one read returned where there are none."""
+
+    at: float  # time.monotonic()
+    block: bytes
+
+
+class TooLate(AssertionError):
+    """What a test waits for did not come in time."""
+
+
+class Connection:
+    """One request on a connection of its own, read as it arrives. *within*: seconds, and `TooLate` is raised after them."""
+
+    def __init__(self, stream_socket: socket.socket) -> None:
+        self._socket = stream_socket
+        self._buffer = bytearray()
+        self._method = ""
+        self._framing: Framing | None = None
+        self._length_left = 0
+        self.sent_at = 0.0
+        self.status = 0
+        self.headers: Headers = []
+        self.arrivals: list[Arrival] = []
+        self.ended: Literal["cleanly", "cut"] | None = None
+        self.ended_at = 0.0
+
+    # -- the request
+
+    def send(self, method: str, target: str, headers: Headers, *, more: bytes = b"") -> None:
+        """Send a request, and *more* bytes in the same write: what a client that pipelines sends."""
+        self._method = method
+        lines = [f"{method} {target} HTTP/1.1", "Host: localhost", *(f"{name}: {value}" for name, value in headers)]
+        self.sent_at = time.monotonic()
+        self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + more)
+
+    # -- the response
+
+    def header(self, name: str) -> str | None:
+        """Return a header of the response, its values joined; None if it has none of that name."""
+        values = [value for given, value in self.headers if given.lower() == name.lower()]
+        return ", ".join(values) if values else None
+
+    @property
+    def body(self) -> bytes:
+        return b"".join(arrival.block for arrival in self.arrivals)
+
+    def read_headers(self, within: float = 5) -> None:
+        """Read the status line and the headers."""
+        deadline = time.monotonic() + within
+        while b"\r\n\r\n" not in self._buffer:
+            if not self._receive(deadline, "the headers"):
+                raise AssertionError(f"the connection ended within the headers, after {bytes(self._buffer)!r}")
+        head, _, rest = bytes(self._buffer).partition(b"\r\n\r\n")
+        status_line, *lines = head.decode("latin-1").split("\r\n")
+        self.status = int(status_line.split()[1])
+        self.headers = [(name, value.strip()) for name, _, value in (line.partition(":") for line in lines)]
+        self._buffer = bytearray(rest)
+        self._begin_body()
+
+    def read_until(self, expected: bytes, within: float = 5) -> float:
+        """Read until the body contains *expected*; return when that came."""
+        deadline = time.monotonic() + within
+        while expected not in self.body:
+            goes_on = self._read_on(deadline, f"{expected!r}, behind {self.body[-200:]!r}")
+            if not goes_on and expected not in self.body:
+                raise AssertionError(f"the body ended ({self.ended}) without {expected!r}: {self.body[-200:]!r}")
+        return self.arrivals[-1].at
+
+    def read_to_end(self, within: float = 5) -> bytes:
+        """Read the whole body and return it."""
+        deadline = time.monotonic() + within
+        while self._read_on(deadline, "the end"):
+            pass
+        return self.body
+
+    def read_for(self, seconds: float) -> bytes:
+        """Return what arrives in the next *seconds*."""
+        before, deadline = len(self.arrivals), time.monotonic() + seconds
+        try:
+            while self._read_on(deadline, ""):
+                pass
+        except TooLate:
+            pass
+        return b"".join(arrival.block for arrival in self.arrivals[before:])
+
+    # -- the leave
+
+    def leave(self, how: Literal["FIN", "RST", "close_notify"] = "FIN") -> float:
+        """Close the connection; return when. ``close_notify``: say so in TLS first."""
+        if how == "close_notify":
+            assert isinstance(self._socket, ssl.SSLSocket)
+            self._socket.settimeout(0)
+            with suppress(ssl.SSLWantReadError):  # the answer is not waited for
+                self._socket.unwrap()
+        if how == "RST":
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        left_at = time.monotonic()
+        self._socket.close()
+        return left_at
+
+    # -- reading
+
+    def _begin_body(self) -> None:
+        length = self.header("Content-Length")
+        if self._method == "HEAD" or self.status in (204, 304):
+            self._framing, self._length_left = "length", 0
+        elif self.header("Transfer-Encoding") == "chunked":
+            self._framing = "chunked"
+        elif length is not None:
+            self._framing, self._length_left = "length", int(length)
+        else:
+            self._framing = "until the connection ends"
+        self._decode()
+
+    def _read_on(self, deadline: float, awaited: str) -> bool:
+        """Read once; return False if the body has ended."""
+        if self._framing is None:
+            self.read_headers(deadline - time.monotonic())
+        elif self.ended is None and not self._receive(deadline, awaited):
+            self._end("cleanly" if self._framing == "until the connection ends" else "cut")
+        elif self.ended is None:
+            self._decode()
+        return self.ended is None
+
+    def _receive(self, deadline: float, awaited: str) -> bool:
+        seconds = deadline - time.monotonic()
+        try:
+            self._socket.settimeout(max(seconds, 0.001))
+            received = self._socket.recv(1 << 20)
+        except TimeoutError:
+            raise TooLate(f"not in time: {awaited}") from None
+        except ConnectionResetError:
+            received = b""
+        self._buffer += received
+        return bool(received)
+
+    def _decode(self) -> None:
+        blocks = {"chunked": self._chunks, "length": self._rest_of_length, "until the connection ends": self._all}
+        assert self._framing is not None
+        for block in blocks[self._framing]():
+            self.arrivals.append(Arrival(time.monotonic(), block))
+
+    def _chunks(self) -> Iterator[bytes]:
+        while (end_of_size := self._buffer.find(b"\r\n")) >= 0:
+            size = int(self._buffer[:end_of_size], 16)
+            end = end_of_size + 2 + size
+            if len(self._buffer) < end + 2:
+                return
+            block = bytes(self._buffer[end_of_size + 2 : end])
+            assert self._buffer[end : end + 2] == b"\r\n"
+            del self._buffer[: end + 2]
+            if not block:
+                self._end("cleanly")
+                return
+            yield block
+
+    def _rest_of_length(self) -> Iterator[bytes]:
+        block = bytes(self._buffer[: self._length_left])
+        self._buffer.clear()
+        self._length_left -= len(block)
+        if block:
+            yield block
+        if not self._length_left:
+            self._end("cleanly")
+
+    def _all(self) -> Iterator[bytes]:
+        block = bytes(self._buffer)
+        self._buffer.clear()
+        if block:
+            yield block
+
+    def _end(self, how: Literal["cleanly", "cut"]) -> None:
+        self.ended, self.ended_at = how, time.monotonic()

@@ -1,0 +1,265 @@
+"""Real servers as processes of their own: started on a free port, asked over HTTP, ended by their own process ids."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import secrets
+import socket
+import ssl
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, NamedTuple
+from urllib.parse import urlencode
+
+import psutil
+import pytest
+
+import ssemiddleware
+
+from .client import Connection, Headers, TooLate
+from .steps import Step
+
+START_WITHIN = 20.0  # seconds, on a machine that has other things to do
+END_WITHIN = 5.0
+
+ANNOUNCED: Headers = [("Accept", "text/event-stream")]
+EVENT_SOURCE: Headers = [*ANNOUNCED, ("Cache-Control", "no-cache")]  # what browsers send
+INLINE: Headers = [("Accept", "*/*")]
+PATHS = [pytest.param(ANNOUNCED, id="announced"), pytest.param(INLINE, id="inline")]
+
+
+@dataclass(frozen=True)
+class Kind:
+    """A server to be started: its name in the tests, and its command for an application and a port."""
+
+    name: str
+    command: Callable[[str, int], list[str]]
+    distribution: str
+
+    def __str__(self) -> str:
+        return self.name
+
+
+def gunicorn(worker: str, *options: str, name: str = "") -> Kind:
+    """Return gunicorn with a worker class and further options."""
+
+    def command(application: str, port: int) -> list[str]:
+        bind = f"127.0.0.1:{port}"
+        return [sys.executable, "-m", "gunicorn", "--bind", bind, "--worker-class", worker, *options, application]
+
+    return Kind(name or f"gunicorn {worker}", command, "gevent" if worker == "gevent" else "gunicorn")
+
+
+def waitress(*options: str, name: str = "waitress") -> Kind:
+    """Return waitress with options."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", *options, application]
+
+    return Kind(name, command, "waitress")
+
+
+def simple(server: str) -> Kind:
+    """Return a server that has no command line of its own, through `simple_servers`."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "live.simple_servers", server, str(port), application]
+
+    return Kind(server, command, "werkzeug" if server == "werkzeug" else "")
+
+
+SYNC, GTHREAD, GEVENT = gunicorn("sync"), gunicorn("gthread", "--threads", "10"), gunicorn("gevent")
+WAITRESS, WERKZEUG, WSGIREF = waitress("--threads=10"), simple("werkzeug"), simple("wsgiref")
+ALL_SERVERS = (SYNC, GTHREAD, GEVENT, WAITRESS, WERKZEUG, WSGIREF)
+GUNICORNS = (SYNC, GTHREAD, GEVENT)
+
+
+# The same with one thread, which a stream holds.
+SINGLES = (
+    SYNC,
+    gunicorn("gthread", "--threads", "1", name="gunicorn gthread with one thread"),
+    GEVENT,
+    waitress("--threads=1", name="waitress with one thread"),
+    WERKZEUG,
+    WSGIREF,
+)
+
+
+class Life(NamedTuple):
+    """What became of a request, as `applications` tells it."""
+
+    called_on: list[str]
+    pulled_on: list[str]
+    closed_on: list[str]
+    blocks: int
+    size: int
+    noticed_at: float | None
+    closed: bool
+    reason: str | None
+
+
+class Server:
+    """A server that runs. `open` asks it for a stream, `get` for anything that ends by itself."""
+
+    def __init__(self, kind: Kind, process: psutil.Popen, port: int, output: Path, trust: ssl.SSLContext | None) -> None:
+        self.kind = kind
+        self.process = process
+        self.port = port
+        self._output = output
+        self._trust = trust
+        self._connections: list[Connection] = []
+
+    # -- requests
+
+    def connect(self, *, receive_buffer: int | None = None) -> Connection:
+        """Return a connection on which nothing is sent yet."""
+        stream_socket = socket.socket()
+        if receive_buffer is not None:
+            stream_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        stream_socket.settimeout(5)
+        stream_socket.connect(("127.0.0.1", self.port))
+        if self._trust is not None:
+            stream_socket = self._trust.wrap_socket(stream_socket, server_hostname="localhost")
+        connection = Connection(stream_socket)
+        self._connections.append(connection)
+        return connection
+
+    def ask(self, target: str, headers: Headers = INLINE, *, method: str = "GET", more: bytes = b"") -> Connection:
+        """Send a request, and *more* bytes; its response is still to be read."""
+        connection = self.connect()
+        connection.send(method, target, headers, more=more)
+        return connection
+
+    def open(
+        self, *steps: Step, headers: Headers = ANNOUNCED, method: str = "GET", more: bytes = b"", **query: str
+    ) -> Connection:
+        """Ask for what the *steps* make; the response is still to be read."""
+        return self.ask(play_target(*steps, **query), headers, method=method, more=more)
+
+    def get(self, target: str, headers: Headers = INLINE, *, within: float = 5) -> Connection:
+        """Return a response that has been read to its end."""
+        connection = self.ask(target, [*headers, ("Connection", "close")])
+        connection.read_to_end(within)
+        connection.leave()
+        return connection
+
+    def life(self, key: str, *, within: float = 5) -> Life:
+        """Return what became of the request of that key."""
+        told = json.loads(self.get(f"/life?key={key}", within=within).body)
+        threads = told.pop("threads")
+        return Life(threads["call"], threads["next"], threads["close"], **told)
+
+    def life_once(self, key: str, holds: Callable[[Life], object], *, within: float) -> Life:
+        """Return what became of the request of that key once *holds* does."""
+        deadline = time.monotonic() + within
+        while not holds(life := self.life(key)):
+            if time.monotonic() > deadline:
+                raise TooLate(f"not within {within} s: {life}")
+            time.sleep(0.02)
+        return life
+
+    def release(self, key: str) -> None:
+        """Let the application go on behind `wait_for_release`."""
+        assert self.get(f"/release?key={key}").status == 200
+
+    # -- the process
+
+    def worker(self) -> psutil.Process:
+        """Return the process that answers."""
+        return psutil.Process(int(self.get("/ping").header("X-Process") or ""))
+
+    def output(self) -> str:
+        """Return all that the server has written."""
+        return self._output.read_text(errors="replace")
+
+    def output_once(self, pattern: str, *, since: int = 0, within: float = 5) -> str:
+        """Return the output behind the first *since* characters, once the regular expression *pattern* is found in it."""
+        deadline = time.monotonic() + within
+        while not re.search(pattern, output := self.output()[since:]):
+            if time.monotonic() > deadline:
+                raise TooLate(f"{pattern!r} is not in the server's output within {within} s: {output[-3000:]}")
+            time.sleep(0.02)
+        return output
+
+    def leave_all(self) -> None:
+        """Close the connections of the test."""
+        for connection in self._connections:
+            connection.leave()
+        self._connections.clear()
+
+    def end(self) -> None:
+        """Ask the process to end, and kill it and its workers if they do not."""
+        self.leave_all()
+        if not self.process.is_running() or self.process.poll() is not None:
+            return
+        processes = [self.process, *self.process.children(recursive=True)]
+        self.process.terminate()
+        _, left = psutil.wait_procs(processes, timeout=END_WITHIN)
+        for process in left:
+            process.kill()
+        psutil.wait_procs(left, timeout=END_WITHIN)
+
+
+def play_target(*steps: Step, **query: str) -> str:
+    """Return the target of a request for the steps."""
+    return "/play?" + urlencode({"steps": json.dumps(steps), **query})
+
+
+def new_key() -> str:
+    """Return a name for a request, to ask for its life."""
+    return secrets.token_hex(8)
+
+
+def start(kind: Kind, application: str, folder: Path, *, trust: ssl.SSLContext | None = None) -> Server:
+    """Start a server of that kind, and return once it listens."""
+    for _ in range(3):
+        server = _maybe_start(kind, application, folder, trust)
+        if server is not None:
+            return server
+    raise AssertionError(f"{kind} found no free port")
+
+
+def _maybe_start(kind: Kind, application: str, folder: Path, trust: ssl.SSLContext | None) -> Server | None:
+    """Start a server; None if another process has taken the port meanwhile."""
+    port = _free_port()
+    output = Path(tempfile.mkstemp(dir=folder, prefix=f"{kind}-".replace(" ", "-"), suffix=".log")[1])
+    with output.open("wb") as log:
+        process = psutil.Popen(kind.command(application, port), cwd=folder, env=_environment(folder), stdout=log, stderr=log)
+    server = Server(kind, process, port, output, trust)
+    deadline = time.monotonic() + START_WITHIN
+    while not _listens(process, port):
+        if process.poll() is not None and re.search("in use", server.output()):
+            return None
+        if process.poll() is not None or time.monotonic() > deadline:
+            server.end()
+            raise AssertionError(f"{kind} does not listen:\n{server.output()}")
+        time.sleep(0.02)
+    return server
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _environment(folder: Path) -> dict[str, str]:
+    package, tests = Path(ssemiddleware.__file__).parents[1], Path(__file__).parents[1]
+    paths = [str(tests), str(package), *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
+    ours = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONUNBUFFERED": "1", "XDG_RUNTIME_DIR": str(folder)}
+    return dict(os.environ) | ours
+
+
+def _listens(process: psutil.Popen, port: int) -> bool:
+    """Tell whether the process itself listens: another one on that port would answer a connection as well."""
+    try:
+        connections: Sequence[Any] = process.net_connections("tcp4")
+    except psutil.Error:
+        return False
+    return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections)

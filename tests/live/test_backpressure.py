@@ -1,0 +1,65 @@
+"""A client that never reads: the application waits, and little is read ahead of the client."""
+
+from __future__ import annotations
+
+import re
+import time
+from typing import NamedTuple
+
+import pytest
+
+from .applications import app
+from .client import Headers
+from .conftest import BARE, WRAPPED, Start
+from .serving import ALL_SERVERS, ANNOUNCED, GTHREAD, INLINE, Kind, Server, play_target
+from .steps import event, large_event, repeat, say_how_much
+
+pytestmark = pytest.mark.live
+
+BLOCK = 65536
+OFFERED = 200_000_000
+NOISE = 2 * BLOCK  # what the kernel buffers may differ by; it did not in 36 measurements on Linux 6.18
+MEMORY = app.read_ahead + 1_000_000  # the promise; 0.2 to 0.65 MB were measured
+
+
+class Held(NamedTuple):
+    """What a client that never reads makes a server hold, in bytes."""
+
+    yielded: int  # by the application: most of it is in the kernel's buffers
+    grown: int  # resident memory
+
+
+@pytest.mark.parametrize(
+    ("kind", "path", "read_ahead"),
+    [
+        *(pytest.param(kind, ANNOUNCED, app.read_ahead, id=f"{kind}, announced") for kind in ALL_SERVERS),
+        pytest.param(GTHREAD, INLINE, 0, id=f"{GTHREAD}, inline"),
+    ],
+)
+def test_a_client_that_never_reads_makes_the_application_wait(kind: Kind, path: Headers, read_ahead: int, serve: Start) -> None:
+    bare = hold(serve(kind, BARE), path)
+    wrapped = hold(serve(kind, WRAPPED), path)
+    assert wrapped.yielded <= bare.yielded + read_ahead + NOISE
+    assert wrapped.grown <= bare.grown + MEMORY
+
+
+def hold(server: Server, path: Headers) -> Held:
+    """Offer 200 MB to a client that never reads, until the application is asked for no more."""
+    server.get(play_target(event("warm")), path)
+    worker = server.worker()
+    before = worker.memory_info().rss
+    steps = repeat(large_event(BLOCK, many_lines=True), say_how_much(), times=OFFERED // BLOCK)
+    server.connect(receive_buffer=BLOCK).send("GET", play_target(steps), path)
+    yielded = standstill(server)
+    return Held(yielded, worker.memory_info().rss - before)
+
+
+def standstill(server: Server) -> int:
+    """Return how much the application has yielded, once that has not changed for a while."""
+    yielded, since = 0, time.monotonic()
+    while time.monotonic() - since < 0.7:
+        now = re.findall(r"yielded ([0-9]+)\n", server.output_once("yielded [0-9]+\n"))[-1]
+        if int(now) != yielded:
+            yielded, since = int(now), time.monotonic()
+        time.sleep(0.05)
+    return yielded

@@ -1,0 +1,51 @@
+"""gunicorn wraps an application on its command line, without a line of code."""
+
+from __future__ import annotations
+
+import pytest
+
+from .conftest import Start
+from .serving import Kind, Server, gunicorn, new_key
+from .steps import event, pause, repeat, wait_for_the_end
+
+pytestmark = pytest.mark.live
+
+WRAPPED_FACTORY = "ssemiddleware:wrap('live.applications:create_app(3)', heartbeat=0.3)"
+
+KINDS = [
+    gunicorn(worker, *options, name=" ".join(("gunicorn", worker, *options)))
+    for worker in ("sync", "gthread", "gevent")
+    for options in ((), ("--preload",))
+]
+
+
+@pytest.mark.parametrize("kind", KINDS, ids=str)
+def test_wrap_takes_a_factory_with_arguments_and_options(kind: Kind, serve: Start) -> None:
+    server = serve(kind, WRAPPED_FACTORY)
+    connection = server.open(event("early"), pause(0.8), event("late"))
+    assert connection.read_to_end() == b":\ndata: early\n\n:\n:\ndata: late\n\n"
+    assert connection.ended == "cleanly"
+    assert_bursts_arrive_and_a_leave_is_noticed(server)
+
+
+def assert_bursts_arrive_and_a_leave_is_noticed(server: Server) -> None:
+    """What a worker that was forked behind the construction of the middleware, or patched behind its import, could break."""
+    key = new_key()
+    connection = server.open(repeat(event("small"), times=20_000), event("last"), wait_for_the_end(), key=key)
+    connection.read_until(b"data: last\n\n")
+    assert connection.body.removeprefix(b":\n") == b"data: small\n\n" * 20_000 + b"data: last\n\n"
+    left_at = connection.leave()
+    life = server.life_once(key, lambda life: life.closed_on, within=1)
+    assert life.noticed_at is not None
+    assert life.noticed_at - left_at < 1
+
+
+def test_wrap_takes_an_attribute_and_no_heartbeats(serve: Start) -> None:
+    server = serve(gunicorn("sync"), "ssemiddleware:wrap('live.applications:play', heartbeat=None)")
+    connection = server.open(pause(0.5), event("late"))
+    assert connection.read_to_end() == b"data: late\n\n"
+
+
+def test_a_wrong_option_stops_the_worker_and_says_what_is_allowed(serve: Start) -> None:
+    server = serve(gunicorn("sync"), "ssemiddleware:wrap('live.applications:play', heartbeat=0)")
+    server.output_once("ValueError: heartbeat must be a positive number of seconds or None, got 0", within=10)
