@@ -35,6 +35,12 @@ class HandOff:
     `finish`; `close` may be called by any.
     """
 
+    __slots__ = (  # a process may have thousands
+        "_arrived", "_asleep_since", "_block", "_cut_at", "_go_until", "_handed_over", "_has_news", "_is_asleep",
+        "_is_full", "_max_block", "_next_pause", "_read_ahead", "_room", "_sent", "_waiting", "_woken_at",
+        "is_closed", "is_finished", "is_producer_waiting",
+    )  # fmt: skip
+
     def __init__(self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None) -> None:
         self._read_ahead = read_ahead
         self._max_block = max_block

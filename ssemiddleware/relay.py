@@ -53,6 +53,11 @@ class Relay:
     Public methods are for the server's thread, everything below `close` runs on the relay thread.
     """
 
+    __slots__ = (  # a process may have thousands
+        "_application", "_close_error", "_environ", "_error", "_is_abandoned", "_is_closing", "_is_committed",
+        "_lock", "_start", "_thread", "blocks", "has_returned", "unrelayed",
+    )  # fmt: skip
+
     def __init__(self, application: WSGIApplication, environ: WSGIEnvironment, blocks: HandOff) -> None:
         self.blocks = blocks
         self.has_returned = False  # the application's call is over

@@ -91,6 +91,10 @@ class Ending:
     not all come back at once, and a clean end. For the server's thread only.
     """
 
+    __slots__ = (  # a process may have thousands
+        "_client", "_drain_since", "_is_draining", "_retry", "client_is_gone", "next_look", "stream",
+    )  # fmt: skip
+
     def __init__(
         self,
         stream: Stream,
@@ -151,6 +155,10 @@ class AnnouncedStream:
     *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *has_body*: False for HEAD. For the server's
     thread; `close` may be called by any, and twice.
     """
+
+    __slots__ = (  # a process may have thousands
+        "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_position", "_relay",
+    )  # fmt: skip
 
     def __init__(
         self,

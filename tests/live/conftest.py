@@ -73,8 +73,9 @@ class Pool:
 
 def require(kind: Kind) -> None:
     """Skip, and say what is missing, where the server is not installed."""
-    if kind.distribution and importlib.util.find_spec(kind.distribution) is None:
-        pytest.skip(f"{kind} needs {kind.distribution}, which is not installed")
+    missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
+    if missing:
+        pytest.skip(f"{kind} needs {' and '.join(missing)}: not installed")
 
 
 def _answers(server: Server) -> bool:

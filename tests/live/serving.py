@@ -40,7 +40,7 @@ class Kind:
 
     name: str
     command: Callable[[str, int], list[str]]
-    distribution: str
+    needs: tuple[str, ...]  # modules that may not be installed
 
     def __str__(self) -> str:
         return self.name
@@ -53,7 +53,7 @@ def gunicorn(worker: str, *options: str, name: str = "") -> Kind:
         bind = f"127.0.0.1:{port}"
         return [sys.executable, "-m", "gunicorn", "--bind", bind, "--worker-class", worker, *options, application]
 
-    return Kind(name or f"gunicorn {worker}", command, "gevent" if worker == "gevent" else "gunicorn")
+    return Kind(name or f"gunicorn {worker}", command, ("gunicorn", "gevent") if worker == "gevent" else ("gunicorn",))
 
 
 def waitress(*options: str, name: str = "waitress") -> Kind:
@@ -62,7 +62,7 @@ def waitress(*options: str, name: str = "waitress") -> Kind:
     def command(application: str, port: int) -> list[str]:
         return [sys.executable, "-m", "waitress", f"--listen=127.0.0.1:{port}", *options, application]
 
-    return Kind(name, command, "waitress")
+    return Kind(name, command, ("waitress",))
 
 
 def simple(server: str) -> Kind:
@@ -71,14 +71,13 @@ def simple(server: str) -> Kind:
     def command(application: str, port: int) -> list[str]:
         return [sys.executable, "-m", "live.simple_servers", server, str(port), application]
 
-    return Kind(server, command, "werkzeug" if server == "werkzeug" else "")
+    return Kind(server, command, ())
 
 
 SYNC, GTHREAD, GEVENT = gunicorn("sync"), gunicorn("gthread", "--threads", "10"), gunicorn("gevent")
 WAITRESS, WERKZEUG, WSGIREF = waitress("--threads=10"), simple("werkzeug"), simple("wsgiref")
 ALL_SERVERS = (SYNC, GTHREAD, GEVENT, WAITRESS, WERKZEUG, WSGIREF)
 GUNICORNS = (SYNC, GTHREAD, GEVENT)
-
 
 # The same with one thread, which a stream holds.
 SINGLES = (

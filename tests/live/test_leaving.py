@@ -64,6 +64,7 @@ def test_a_leave_is_noticed_while_the_application_is_silent(
     assert life.noticed_at is not None
     assert 0 <= life.noticed_at - left_at < NOTICED_WITHIN
     measure(f"leave noticed after, {single.kind}", life.noticed_at - left_at)
+    assert len(single.life(key).closed_on) == 1
 
 
 @pytest.mark.parametrize(("leave", "more"), LEAVES)
