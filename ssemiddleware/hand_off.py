@@ -1,6 +1,6 @@
 """The bounded hand-off of blocks between the thread that makes them and the thread that sends them.
 
-One producer, one consumer, and a deque. Each side writes variables of its own, and the two meet only to sleep and to wake.
+One producer, one consumer, and a deque. Each side counts for itself, and the two meet only to sleep and to wake.
 One number tells the producer how many bytes it may hand over before it must look up: `HandOff._go_until`. Setting it to zero
 is how the consumer asks for attention, so that a burst of small blocks costs the producer one comparison a block, and the
 consumer, which takes all that waits at once, a few writes in all.
@@ -29,16 +29,33 @@ class HandOff:
     """Blocks on their way from one thread to another; at most *read_ahead* bytes, and the block that exceeds them, wait.
 
     The producer stops at *read_ahead* and goes on below half of it. *max_block*: bytes of the largest block that leaves.
-    *next_pause*: seconds to wait before more is produced.
+    *next_pause*: seconds to wait before more of an event stream is produced.
 
     The consumer's thread calls `wait`, `take` or `take_unchanged`; the producer's `hand_over`, `hand_over_all`, `tell` and
     `finish`; `close` may be called by any.
     """
 
     __slots__ = (  # a process may have thousands
-        "_arrived", "_asleep_since", "_block", "_cut_at", "_go_until", "_handed_over", "_has_news", "_is_asleep",
-        "_is_full", "_max_block", "_next_pause", "_read_ahead", "_room", "_sent", "_waiting", "_woken_at",
-        "is_closed", "is_finished", "is_producer_waiting",
+        "_arrived",
+        "_asleep_since",
+        "_block",
+        "_cut_at",
+        "_go_until",
+        "_handed_over",
+        "_has_news",
+        "_is_asleep",
+        "_is_full",
+        "_max_block",
+        "_next_pause",
+        "_read_ahead",
+        "_room",
+        "_sent",
+        "_waiting",
+        "_woken_at",
+        "is_closed",
+        "is_event_stream",
+        "is_finished",
+        "is_producer_waiting",
     )  # fmt: skip
 
     def __init__(self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None) -> None:
@@ -50,19 +67,21 @@ class HandOff:
         self._room = _Gate()  # where the producer sleeps
         self.is_closed = False
         # Written by the producer.
+        self.is_event_stream = False  # only these wait for memory: any other response is as it would be without us
         self.is_finished = False  # nothing comes any more
         self.is_producer_waiting = False  # for room or for memory
         self._handed_over = 0  # bytes, as known when the producer last looked up
         self._is_full = False  # the producer waits for room
         self._woken_at = 0.0
-        self._has_news = False  # of what is no block; taken back by the consumer
         # Written by the consumer.
         self._sent = 0  # bytes that were taken
         self._go_until = 0  # bytes to which the producer may go without looking up
-        self._is_asleep = False  # the consumer waits for a block
         self._asleep_since = 0.0
         self._block = b""  # taken from the deque and being cut
         self._cut_at = 0
+        # Set by one side and taken back by the other; the gate is opened afterwards, so a wake-up too many is the worst.
+        self._is_asleep = False  # the consumer waits for a block
+        self._has_news = False  # the producer has something to say that is no block
 
     @property
     def is_empty(self) -> bool:
@@ -94,7 +113,9 @@ class HandOff:
     def take(self) -> bytes:
         """Return what waits, joined and cut into a block of at most ``max_block`` bytes; ``b""`` if nothing does."""
         if not self._block:
-            self._block, self._cut_at = self._join_what_waits(), 0
+            self._cut_at = 0
+            with contextlib.suppress(IndexError):  # closed meanwhile, and so emptied
+                self._block = self._join_what_waits()
         block, start = self._block, self._cut_at
         end = self._cut_at = next_cut(block, start, self._max_block)
         if end == len(block):
@@ -147,9 +168,9 @@ class HandOff:
             self._room.open()
 
     def _let_producer_go_on(self) -> None:
-        if not self.is_closed:
-            must_pause = self._next_pause is not None and self._next_pause() > 0
-            self._go_until = 0 if must_pause else self._sent + self._read_ahead
+        self._go_until = 0 if self._maybe_pause() else self._sent + self._read_ahead
+        if self.is_closed:  # asked last, since another thread may close
+            self._go_until = 0
 
     # -- the producer
 
@@ -195,9 +216,12 @@ class HandOff:
             self._wake_consumer()
         if self._handed_over - self._sent >= self._read_ahead:
             self._wait_for_room()
-        if self._next_pause is not None and not self.is_closed:
-            self._wait_for_memory(self._next_pause)
+        if self._maybe_pause() and not self.is_closed:
+            self._wait_for_memory()
         return self.is_closed
+
+    def _maybe_pause(self) -> float:
+        return self._next_pause() if self.is_event_stream and self._next_pause is not None else 0.0
 
     def _wake_consumer(self) -> None:
         if self._is_asleep:
@@ -221,11 +245,11 @@ class HandOff:
             self._room.wait(60.0)
         self._is_full = self.is_producer_waiting = False
 
-    def _wait_for_memory(self, next_pause: Callable[[], float]) -> None:
+    def _wait_for_memory(self) -> None:
         now = time.monotonic()
-        until = now + next_pause()
+        until = now + self._maybe_pause()
         self.is_producer_waiting = True
-        while now < until and not self.is_closed and next_pause():
+        while now < until and not self.is_closed and self._maybe_pause():
             self._room.wait(min(until - now, _LOOK_UP_EVERY))
             now = time.monotonic()
         self.is_producer_waiting = False

@@ -11,7 +11,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from .event_stream import HEARTBEAT, OpaquePosition, Position, next_cut
+from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, next_cut
 from .hand_off import only_bytes
 from .headers import Headers, is_event_stream
 from .stream import CLIENT_GONE, ENDED, RAISED, Ending, Stream
@@ -112,20 +112,25 @@ class InlineStream:
 
     def close(self) -> None:
         """Close the application's iterable, once."""
+        try:
+            self._blocks.close()
+        finally:
+            self.close_application()
+
+    def close_application(self) -> None:
+        """Close the application's iterable, if that has not happened."""
         if self._is_closed:
             return
         self._is_closed = True
         self._stream.end(CLIENT_GONE)
-        try:
-            self._blocks.close()
-        finally:
-            if hasattr(self._iterable, "close"):
-                self._iterable.close()
+        if hasattr(self._iterable, "close"):
+            self._iterable.close()
 
     @property
-    def is_opaque(self) -> bool:
-        """Whether nothing may be added, and no event's end can be seen."""
-        return isinstance(self._start.position, OpaquePosition)
+    def position(self) -> Position:
+        """Where the stream stands at its start."""
+        assert self._start.position is not None
+        return self._start.position
 
     def pause_for_memory(self) -> bool:
         """Wait before the next pull if memory is short; return whether it was."""
@@ -147,33 +152,34 @@ class InlineStream:
             if not start.is_event_stream:
                 if first is not _END:
                     yield first
-                yield from blocks
+                for block in blocks:  # not `yield from`, which would close them a second time
+                    yield block
                 return
             if first is _END or not self._has_body:
                 return
             looks = _Looks(self, blocks)
-            yield from looks.before(first, None)
-            clock, max_block, seen_at, unseen, last = self.clock, self.max_block, 0.0, 0, None
+            yield from looks.before(first)
+            clock, max_block, seen_at, unseen, previous, last = self.clock, self.max_block, 0.0, 0, None, None
             for block in blocks if not looks.are_over else ():
                 if type(block) is bytes and block and len(block) <= max_block:
                     if unseen:
                         unseen -= 1
-                        last = block
+                        previous, last = last, block
                         yield block
                         continue
                     now = clock()
                     if now < looks.next_at:
                         unseen = _UNSEEN if now - seen_at < _FAST else 0
                         seen_at = now
-                        last = block
+                        previous, last = last, block
                         yield block
                         continue
-                yield from looks.before(block, last)
+                yield from looks.before(block, previous, last)
                 if looks.are_over:
                     return
-                unseen, last = 0, None
+                unseen, previous, last = 0, None, None
         except GeneratorExit:
-            self._stream.end(CLIENT_GONE)
+            self.close_application()  # a layer outside that says `yield from` closes this generator and nothing else
             raise
         except BaseException:
             self._stream.end(RAISED)
@@ -197,14 +203,19 @@ class _Looks:
         self._inline = inline
         self._blocks = blocks
         self._ending = inline.begin()
-        self._is_opaque = inline.is_opaque
-        self._takes_comment = False  # the last byte sent was LF
-        self._silent_since = 0.0
+        self._position = inline.position
+        self._silent_since = inline.clock()
+        self._has_begun = False  # the application has yielded a byte
+        self._has_beaten = False  # a heartbeat has left, so that a BOM behind it would be none
 
-    def before(self, block: bytes, last: bytes | None) -> Iterator[bytes]:
-        """Yield what leaves for *block*; *last* is the last block that left without a look, if one did."""
+    def before(self, block: bytes, previous: bytes | None = None, last: bytes | None = None) -> Iterator[bytes]:
+        """Yield what leaves for *block*; *previous* and *last* are the last blocks that left without a look, if some did."""
         block = only_bytes(block)
         now = self._inline.clock()
+        if previous is not None:
+            if not isinstance(self._position, OpaquePosition):
+                self._position = Position(anywhere=True)  # there may have been more of them
+            self._position.advance(previous)
         if last is not None:
             self._note(last, now)
         self._ending.look(now)
@@ -212,33 +223,35 @@ class _Looks:
         if self._ending.client_is_gone:
             return
         if self._ending.is_near:
-            yield from self._last_blocks(block, last)
+            yield from self._last_blocks(block)
             return
+        if block and not self._has_begun:
+            self._has_begun = True
+            block = block.removeprefix(BOM) if self._has_beaten else block
         if block:
-            yield from pieces_of(block, self._inline.max_block)
             self._note(block, now)
+            yield from pieces_of(block, self._inline.max_block)
         else:
             yield self._heartbeat_or_nothing(now)
-        self.next_at = now + _LOOK_UP_EVERY
+        self.next_at = now + _LOOK_UP_EVERY if self._has_begun else 0.0
         if self._inline.pause_for_memory():
             self.next_at = now
 
     def _note(self, block: bytes, now: float) -> None:
         self._silent_since = now
-        self._takes_comment = block.endswith(b"\n") and not self._is_opaque
+        self._position.advance(block)
 
     def _heartbeat_or_nothing(self, now: float) -> bytes:
         heartbeat = self._inline.heartbeat
-        if heartbeat is None or not self._takes_comment or now - self._silent_since < heartbeat:
+        if heartbeat is None or not self._position.takes_comment or now - self._silent_since < heartbeat:
             return b""
         self._silent_since = now
+        self._has_beaten = True
         return HEARTBEAT
 
-    def _last_blocks(self, block: bytes, last: bytes | None) -> Iterator[bytes]:
+    def _last_blocks(self, block: bytes) -> Iterator[bytes]:
         """Yield what leaves from the block on at which the process was seen to be going."""
-        position = OpaquePosition() if self._is_opaque else Position(anywhere=True)
-        if last:
-            position.advance(last)
+        position = self._position
         for pulled in chain((block,), self._blocks):
             now = self._inline.clock()
             block = self._ending.up_to_last_event(only_bytes(pulled), position, now)

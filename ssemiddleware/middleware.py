@@ -14,12 +14,11 @@ as the very same object.
 from __future__ import annotations
 
 import ast
+import importlib
 import logging
 import math
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, NoReturn
-
-from werkzeug.utils import import_string
+from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import servers
 from .event_stream import OpaquePosition, Position
@@ -27,8 +26,8 @@ from .hand_off import HandOff
 from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source, is_event_stream
 from .inline import InlineStart, InlineStream
 from .memory import MemoryGovernor
-from .relay import ClientLeft, Relay, ResponseStart
-from .stream import CLIENT_GONE, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
+from .relay import Relay, ResponseStart
+from .stream import ENDED, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -36,7 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
-_LOOK_EVERY = 0.5  # seconds between two looks at the client of an application that has not answered yet
+_LOOK_EVERY = 0.5  # seconds; an application that answers wakes us
 
 
 class SSEMiddleware:
@@ -65,7 +64,7 @@ class SSEMiddleware:
     read_ahead: int
     memory: MemoryGovernor | None
     retry: int | None
-    _drain: list[bool]  # not empty once the process is said to be going; appending needs no lock
+    _drain: list[bool]  # not empty once the process is said to be going; an Event would take a lock in a signal handler
     _told: set[str]  # the subjects of which the log has been told
 
     def __init__(
@@ -110,7 +109,8 @@ class SSEMiddleware:
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; called by the server, on its thread."""
-        if STREAM in environ:  # wrapped twice: the outer one does it all
+        outer = environ.get(STREAM)
+        if outer is not None and not outer.is_answered:  # wrapped twice: the outer one does it all
             return self.application(environ, start_response)
         stream = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
         if self.announced(environ):
@@ -118,7 +118,12 @@ class SSEMiddleware:
             if relay is not None:
                 return self._respond_announced(environ, start_response, stream, relay)
         start = InlineStart(start_response, self._amend, self.max_block)
-        iterable = self.application(environ, start)
+        try:
+            iterable = self.application(environ, start)
+        except BaseException:
+            stream.end(RAISED)
+            raise
+        stream.is_answered = True
         if start.is_event_stream is False:
             return iterable
         return InlineStream(
@@ -148,7 +153,8 @@ class SSEMiddleware:
                 "threads", "no thread may be started under this server: announced requests run inline, without heartbeats"
             )
             return None
-        # A compressing layer of the application would hold events back until it has enough of them.
+        before: WSGIEnvironment = {key: environ[key] for key in ("HTTP_ACCEPT_ENCODING", "wsgi.multithread") if key in environ}
+        # A compressing layer, inside or outside, would hold events back until it has enough of them.
         environ.pop("HTTP_ACCEPT_ENCODING", None)
         environ["wsgi.multithread"] = True
         blocks = HandOff(read_ahead=self.read_ahead, max_block=self.max_block, next_pause=self._next_pause)
@@ -156,8 +162,10 @@ class SSEMiddleware:
         try:
             relay.start()
         except RuntimeError as error:  # the process is going, or has all the threads it may have
+            environ.update(before)
             self._tell_once(
-                "threads", f"no relay thread could be started ({error}): announced requests run inline, without heartbeats"
+                "no threads left",
+                f"no relay thread could be started ({error}): announced requests run inline, without heartbeats",
             )
             return None
         return relay
@@ -166,22 +174,17 @@ class SSEMiddleware:
         self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream, relay: Relay
     ) -> Iterable[bytes]:
         try:
-            self._wait_for_headers(environ, relay)
+            while not relay.knows_headers:
+                relay.blocks.wait(_LOOK_EVERY)
             start = relay.commit()
+            stream.is_answered = True
             if not relay.has_returned:
                 relay.raise_error()
             return self._begin_response(environ, start_response, stream, relay, start)
-        except BaseException as error:
-            stream.end(CLIENT_GONE if isinstance(error, ClientLeft) else RAISED)
+        except BaseException:
+            stream.end(RAISED)
             relay.stop()
             raise
-
-    def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> None:
-        client = servers.find_client(environ)
-        while not relay.knows_headers:
-            relay.blocks.wait(_LOOK_EVERY)
-            if client is not None and not relay.knows_headers and client.is_gone():
-                raise ClientLeft("the client left before the response began")
 
     def _begin_response(
         self,
@@ -191,9 +194,8 @@ class SSEMiddleware:
         relay: Relay,
         start: ResponseStart | None,
     ) -> Iterable[bytes]:
-        unchanged = RelayedResponse(relay, stream) if relay.unrelayed is None else relay.unrelayed
         if start is None:  # a fault of the application, which the server knows how to name
-            return unchanged
+            return self._unchanged(relay, stream)
         status, headers, exc_info = start
         streams_events = is_event_stream(headers)
         if streams_events:
@@ -203,7 +205,7 @@ class SSEMiddleware:
         else:
             start_response(status, headers, exc_info)
         if not streams_events:
-            return unchanged
+            return self._unchanged(relay, stream)
         return AnnouncedStream(
             relay,
             self._ending(environ, stream, inline=False),
@@ -211,6 +213,13 @@ class SSEMiddleware:
             heartbeat=self.heartbeat,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
+
+    @staticmethod
+    def _unchanged(relay: Relay, stream: Stream) -> Iterable[bytes]:
+        if relay.unrelayed is None:
+            return RelayedResponse(relay, stream)
+        stream.end(ENDED)
+        return relay.unrelayed
 
     # -- any event stream
 
@@ -280,10 +289,12 @@ def wrap(name: str, /, **options: object) -> SSEMiddleware:
         call = node if isinstance(node, ast.Call) else None
         attribute = ast.unparse(call.func if call else node)
         arguments = [ast.literal_eval(argument) for argument in call.args] if call else []
-        keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in call.keywords} if call else {}
+        keywords = {keyword.arg: ast.literal_eval(keyword.value) for keyword in call.keywords} if call else {}
+        if None in keywords or not all(part.isidentifier() for part in attribute.split(".")):
+            raise ValueError
     except (SyntaxError, ValueError):
         raise ValueError(f"name must be {allowed}, got {name!r}") from None
-    found = import_string(module)
+    found: Any = importlib.import_module(module)
     for part in attribute.split("."):
         found = getattr(found, part)
     return SSEMiddleware(found(*arguments, **keywords) if call else found, **options)  # type: ignore[arg-type]  # checked there

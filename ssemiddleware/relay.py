@@ -84,7 +84,7 @@ class Relay:
         """Whether the response may begin: an event stream at once, any other with its first block (PEP 3333)."""
         if self.blocks.is_finished or not self.blocks.is_empty:
             return True
-        return self.has_returned and self._streams_events
+        return self.has_returned and self.blocks.is_event_stream
 
     def commit(self) -> ResponseStart | None:
         """Return the start of the response; from now on the application can no longer replace it."""
@@ -100,7 +100,10 @@ class Relay:
         with self._lock:
             error, self._error = self._error, None
         if error is not None:
-            raise error
+            try:
+                raise error
+            finally:
+                del error  # its traceback holds this frame
 
     def stop(self) -> None:
         """End the request: the relay thread closes the iterable as soon as the application lets it. Safe from any thread."""
@@ -127,13 +130,12 @@ class Relay:
         if error is not None:
             _log_late(error)
         if close_error is not None:
-            raise close_error
+            try:
+                raise close_error
+            finally:
+                del error, close_error
 
     # -- the relay thread
-
-    @property
-    def _streams_events(self) -> bool:
-        return self._start is not None and is_event_stream(self._start.headers)
 
     def _run(self) -> None:
         try:
@@ -146,7 +148,7 @@ class Relay:
 
     def _run_application(self) -> None:
         iterable = self._application(self._environ, self._start_response)
-        if type(iterable) in (list, tuple) and not self._streams_events:
+        if type(iterable) in (list, tuple) and not self.blocks.is_event_stream:
             self.unrelayed = iterable  # nothing of it needs this thread, and a server may want to know its length
             return
         self.has_returned = True
@@ -156,6 +158,7 @@ class Relay:
         except BaseException as error:
             self._keep_error("_error", error)
         self._is_closing = True
+        self.blocks.finish()  # before close(): the last byte must not wait for it
         try:
             if hasattr(iterable, "close"):
                 iterable.close()
@@ -171,13 +174,13 @@ class Relay:
             if self._hand_over(first):
                 return
             break
-        if self._streams_events:
+        if self.blocks.is_event_stream:
             self.blocks.hand_over_all(blocks)
         else:
             any(map(self.blocks.hand_over, blocks))  # up to the first that finds the hand-off closed
 
     def _hand_over(self, block: bytes) -> bool:
-        if self._streams_events:
+        if self.blocks.is_event_stream:
             return self.blocks.hand_over_all((block,))
         return self.blocks.hand_over(block)
 
@@ -189,6 +192,7 @@ class Relay:
                 raise AssertionError("start_response was called twice without exc_info (PEP 3333)")
             if exc_info is None or not self._is_committed:
                 self._start = ResponseStart(status, headers, exc_info)
+                self.blocks.is_event_stream = is_event_stream(headers)
                 self.blocks.tell()
                 return self._write
         try:
@@ -209,4 +213,5 @@ class Relay:
 
 
 def _log_late(error: BaseException) -> None:
-    _log.error("the application raised after its stream had ended", exc_info=error)
+    if not isinstance(error, ClientLeft):
+        _log.error("the application raised after its stream had ended", exc_info=error)

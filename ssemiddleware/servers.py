@@ -123,7 +123,9 @@ def find_worker(environ: WSGIEnvironment) -> Worker | None:
         while frame is not None and not _is_worker(frame.f_locals.get("self")):
             frame = frame.f_back
         found = frame.f_locals["self"] if frame is not None else None
-        _workers[process] = None if found is None else Worker(found)
+        if found is None:
+            return None
+        _workers[process] = Worker(found)
     return _workers[process]
 
 

@@ -28,8 +28,6 @@ _JITTER = (0.75, 1.5)
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, DRAIN = "application ended", "application raised", "client gone", "drain"
 
-_creating_events = threading.Lock()  # guards the creation of a Stream's event
-
 
 class Client(Protocol):
     """The client's connection, as `ssemiddleware.servers` finds it."""
@@ -45,22 +43,21 @@ class Stream:
     stream has ended, so that the application can stop at once.
     """
 
-    __slots__ = ("_closed", "_last_event_id", "reason")
+    __slots__ = ("__dict__", "_last_event_id", "is_answered", "reason")
 
     def __init__(self, last_event_id: str = "") -> None:
         self._last_event_id = last_event_id
-        self._closed: threading.Event | None = None  # made when asked for: every request has a Stream, few use it
+        self.is_answered = False  # the application's call is over
         self.reason: str | None = None  # why the stream ended; None as long as it goes on
 
     @property
     def closed(self) -> threading.Event:
         """Set when the stream has ended, for whatever `reason`."""
-        with _creating_events:
-            if self._closed is None:
-                self._closed = threading.Event()
-                if self.reason is not None:
-                    self._closed.set()
-            return self._closed
+        # Made when asked for: every request has a Stream, few use it. No lock: the garbage collector may end another one here.
+        closed: threading.Event = vars(self).setdefault("closed", threading.Event())
+        if self.reason is not None:  # end() sets it before it looks for the event: one of us sees
+            closed.set()
+        return closed
 
     @property
     def last_event_id(self) -> str:
@@ -69,10 +66,10 @@ class Stream:
 
     def end(self, reason: str) -> None:
         """Say that the stream has ended; the first reason stays."""
-        with _creating_events:
-            self.reason = self.reason or reason
-            if self._closed is not None:
-                self._closed.set()
+        self.reason = self.reason or reason
+        closed = vars(self).get("closed")
+        if closed is not None:
+            closed.set()
 
 
 class StreamBroken(ConnectionAbortedError):
@@ -205,6 +202,9 @@ class AnnouncedStream:
         self._end(CLIENT_GONE)
         self._relay.close()
 
+    def __del__(self) -> None:  # a server that forgets close() must not leave a thread behind
+        self._relay.stop()
+
     def _end(self, reason: str) -> None:
         self._is_over = True
         self._ending.stream.end(reason)
@@ -227,7 +227,7 @@ class AnnouncedStream:
             block = self._without_bom(blocks.take())
             if block:
                 return self._pass_on(block, now)
-            if is_finished:
+            if is_finished and blocks.is_empty:
                 return self._rest()
             if heartbeat_at is not None and now >= heartbeat_at:
                 return HEARTBEAT
@@ -288,3 +288,6 @@ class RelayedResponse:
         """End the request; the application is closed as soon as it lets that happen."""
         self._stream.end(CLIENT_GONE)
         self._relay.close()
+
+    def __del__(self) -> None:  # a server that forgets close() must not leave a thread behind
+        self._relay.stop()

@@ -79,9 +79,14 @@ class OpenStream:
         self.status: str = response.status
         self.status_code: int = response.status_code
         self.headers: Headers = response.headers
-        self.received = b""
+        self._received = bytearray()
         self._response = response
         self._blocks = iter(response.response)
+
+    @property
+    def received(self) -> bytes:
+        """All bytes so far, with comments."""
+        return bytes(self._received)
 
     @property
     def last_event_id(self) -> str:
@@ -100,9 +105,9 @@ class OpenStream:
             try:
                 block = next(self._blocks)
             except StopIteration:
-                raise EOFError(f"the stream ended after {len(self.received)} bytes: ...{self.received[-100:]!r}") from None
+                raise EOFError(f"the stream ended after {len(self._received)} bytes: ...{self.received[-100:]!r}") from None
             assert isinstance(block, bytes)
-            self.received += block
+            self._received += block
             self._events.extend(self._reader.feed(block))
         return self._events.popleft()
 

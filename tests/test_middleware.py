@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import contextvars
+import gc
 import io
 import logging
 import math
@@ -10,7 +12,9 @@ import sys
 import threading
 import time
 import traceback
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -736,7 +740,19 @@ def test_wrap_takes_a_name_or_a_factory(expression: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["app", ":app", "module:", "module:create_app(", "module:create_app(f())", "module:f(**x)", "module:1+1 2", "", None],
+    [
+        "app",
+        ":app",
+        "module:",
+        "module:create_app(",
+        "module:create_app(f())",
+        "module:f(**x)",
+        "module:f(**{'a': 1})",
+        "module:f()()",
+        "module:1+1 2",
+        "",
+        None,
+    ],
 )
 def test_wrap_refuses_what_is_no_name(name: str) -> None:
     with pytest.raises(ValueError, match=r'name must be "module:attribute" or "module:factory\(literal arguments\)", got'):
@@ -750,3 +766,145 @@ def test_wrap_says_what_is_missing() -> None:
         wrap(f"{__name__}:no_such_app")
     with pytest.raises(ValueError, match="heartbeat must be"):
         wrap(f"{__name__}:app", heartbeat=0)
+
+
+# -- servers and layers that behave oddly
+
+
+def test_a_byte_order_mark_by_itself_hides_nothing_behind_it() -> None:
+    blocks = Blocks([BOM, b"data: " + b"x" * 1000 + b"\n\n"])
+    response = respond(application_of(blocks), ANNOUNCED, max_block=100)
+    assert blocks.was_closed.wait(DEADLINE)
+    assert response.body() == b":\ndata: " + b"x" * 1000 + b"\n\n"
+
+
+def layered(application: WSGIApplication) -> WSGIApplication:
+    """Wrap in a layer that delegates, and so closes the iterator rather than the iterable."""
+
+    def layer(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        yield from application(environ, start_response)
+
+    return layer
+
+
+def test_a_layer_outside_that_delegates_still_closes_the_application() -> None:
+    blocks = Blocks([b"data: 1\n\n"] * 3)
+    response = Response(layered(SSEMiddleware(application_of(blocks))), environ_of())
+    iterator = iter(response.iterable)
+    next(iterator)
+    iterator.close()  # type: ignore[attr-defined]
+    assert len(blocks.closed_on) == 1
+
+
+@both_paths
+def test_a_server_that_forgets_to_close_leaves_nothing_behind(request_: dict[str, str]) -> None:
+    blocks = Blocks(b"data: 1\n\n" for _ in range(10**9))
+    iterable = SSEMiddleware(application_of(blocks))(environ_of(request_), lambda *_: lambda block: None)
+    next(iter(iterable))
+    del iterable
+    gc.collect()
+    assert blocks.was_closed.wait(DEADLINE)
+    assert len(blocks.closed_on) == 1
+
+
+class Lazy(Blocks):
+    """Starts its response with its first block."""
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        self.start_response = start_response
+        return self
+
+    def __next__(self) -> bytes:
+        if not self.threads:
+            self.start_response("200 OK", [HTML])
+        return super().__next__()
+
+
+@both_paths
+def test_a_lazy_response_that_is_left_is_closed_once(request_: dict[str, str]) -> None:
+    lazy_ = Lazy([b"1", b"2", b"3"])
+    response = respond_unchecked(lazy_, request_)
+    blocks = response.blocks()
+    assert [next(blocks), next(blocks)] == [b"1", b"2"]
+    blocks.close()  # type: ignore[attr-defined]
+    assert lazy_.was_closed.wait(DEADLINE)
+    assert len(lazy_.closed_on) == 1
+
+
+def test_ending_a_stream_while_its_event_is_made_locks_nothing() -> None:
+    stream = Stream()
+
+    class Ends:
+        def __del__(self) -> None:
+            stream.end("client gone")
+
+    ends = [Ends()]
+    ends.append(ends)  # type: ignore[arg-type]  # a cycle, which only a garbage collection breaks
+    threshold = gc.get_threshold()
+    del ends
+    gc.set_threshold(1)
+    try:
+        assert stream.closed.wait(DEADLINE)
+    finally:
+        gc.set_threshold(*threshold)
+
+
+@pytest.mark.parametrize("request_", [INLINE, ANNOUNCED], ids=["inline", "announced"])
+def test_what_the_application_raised_lives_no_longer_than_its_request(request_: dict[str, str]) -> None:
+    class Held:
+        pass
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        held = Held()
+        references.append(weakref.ref(held))
+        raise Failure
+
+    references: list[weakref.ref[Held]] = []
+    gc.disable()
+    try:
+        with contextlib.suppress(Failure):
+            SSEMiddleware(application)(environ_of(request_), lambda *_: lambda block: None)
+        while relay_threads():
+            relay_threads()[0].join(DEADLINE)
+        assert references[0]() is None
+    finally:
+        gc.enable()
+
+
+def test_an_environ_that_is_answered_twice_is_wrapped_twice() -> None:
+    environ = environ_of(ANNOUNCED)
+    for _ in range(2):
+        assert Response(SSEMiddleware(application_of([b"data: 1\n\n"])), environ).body() == b":\ndata: 1\n\n"
+
+
+def test_memory_pressure_concerns_no_response_but_event_streams() -> None:
+    governor = MemoryGovernor(read=lambda: (2000, 1000), pause=60)
+    response = respond(application_of(Blocks([b"<html>"] * 9), HTML), ANNOUNCED, memory=governor)
+    assert response.body() == b"<html>" * 9
+
+
+def test_a_client_that_left_is_no_error_of_an_application_that_writes(caplog: pytest.LogCaptureFixture) -> None:
+    sleeping, wakes = threading.Event(), threading.Event()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [EVENT_STREAM])
+        write(b"data: 1\n\n")
+        sleeping.set()
+        assert wakes.wait(DEADLINE)
+        write(b"data: 2\n\n")
+        return []
+
+    response = respond(application, ANNOUNCED)
+    assert sleeping.wait(DEADLINE)
+    response.close()
+    wakes.set()
+    while relay_threads():
+        relay_threads()[0].join(DEADLINE)
+    assert caplog.records == []
+
+
+def test_wrap_shows_what_an_import_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "shop_with_a_fault.py").write_text("import missing_dependency\n", encoding="utf-8")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError, match=r"^No module named 'missing_dependency'$"):
+        wrap("shop_with_a_fault:app")

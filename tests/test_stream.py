@@ -305,6 +305,11 @@ def test_inline_an_empty_block_becomes_a_heartbeat_when_one_is_due() -> None:
     ]  # fmt: skip
 
 
+def test_inline_a_heartbeat_may_come_first_and_takes_the_place_of_a_bom() -> None:
+    blocks = [(0.0, b""), (11.0, b""), (12.0, BOM + b"data: 1\n\n"), (12.0, BOM + b"data: 2\n\n")]
+    assert [block for _, block in Inline(blocks).rest()] == [b"", HEARTBEAT, b"data: 1\n\n", BOM + b"data: 2\n\n"]
+
+
 @pytest.mark.parametrize(
     "options", [{"heartbeat": None}, {"position": OpaquePosition()}], ids=["without heartbeats", "encoded"]
 )
@@ -342,6 +347,16 @@ def test_inline_a_drain_ends_the_stream_behind_an_event() -> None:
     assert [block for _, block in blocks] == [b"data: 2\n", b"\n"]
     assert last.startswith(b"retry: ")
     assert at == 1.1
+    assert stream.stream.reason == "drain"
+
+
+@pytest.mark.parametrize("blocks", [[b"data: 1\n\n"], [b"data: 1\n", b"\n"]], ids=repr)
+def test_inline_a_drain_ends_a_stream_cleanly_that_is_silent_but_for_empty_blocks(blocks: list[bytes]) -> None:
+    stream = Inline([*((0.0, block) for block in blocks), *((number, b"") for number in range(1, 9))])
+    for _ in blocks:
+        next(stream.iterator)
+    stream.is_draining = True
+    assert [block for _, block in stream.rest() if block] == []
     assert stream.stream.reason == "drain"
 
 
