@@ -27,7 +27,7 @@ from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_
 from .inline import InlineStart, InlineStream
 from .memory import MemoryGovernor
 from .relay import Relay, ResponseStart
-from .stream import ENDED, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
+from .stream import CLIENT_GONE, ENDED, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -35,7 +35,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
-_LOOK_EVERY = 0.5  # seconds; an application that answers wakes us
+_LOOK_EVERY = 0.5  # seconds between two looks at the client of an application that has not answered yet
 
 
 class SSEMiddleware:
@@ -174,8 +174,11 @@ class SSEMiddleware:
         self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream, relay: Relay
     ) -> Iterable[bytes]:
         try:
-            while not relay.knows_headers:
-                relay.blocks.wait(_LOOK_EVERY)
+            if not self._wait_for_headers(environ, relay):
+                stream.end(CLIENT_GONE)
+                relay.close()
+                start_response("499 Client Closed Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+                return []
             start = relay.commit()
             stream.is_answered = True
             if not relay.has_returned:
@@ -185,6 +188,15 @@ class SSEMiddleware:
             stream.end(RAISED)
             relay.stop()
             raise
+
+    def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> bool:
+        """Return True when the response may begin, False if the client leaves before."""
+        client = servers.find_client(environ)
+        while not relay.knows_headers:
+            relay.blocks.wait(_LOOK_EVERY)
+            if client is not None and not relay.knows_headers and client.is_gone():
+                return False
+        return True
 
     def _begin_response(
         self,

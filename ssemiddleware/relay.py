@@ -40,7 +40,7 @@ class ResponseStart(NamedTuple):
 
 
 class ClientLeft(ConnectionAbortedError):
-    """Raised where nobody is left to answer: in an application's ``write()``, and to the server before a response began."""
+    """Raised in an application that calls ``write()`` for a stream that has ended."""
 
     def __init__(self, what: str) -> None:
         # Servers log EPIPE as a connection that is gone, not as an error of the application.

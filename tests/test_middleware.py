@@ -8,6 +8,7 @@ import gc
 import io
 import logging
 import math
+import socket
 import sys
 import threading
 import time
@@ -901,6 +902,28 @@ def test_a_client_that_left_is_no_error_of_an_application_that_writes(caplog: py
     while relay_threads():
         relay_threads()[0].join(DEADLINE)
     assert caplog.records == []
+
+
+def test_a_client_that_leaves_before_the_answer_frees_the_server_at_once() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        stream = environ["ssemiddleware.stream"]
+        assert stream.closed.wait(DEADLINE)
+        reasons.append(stream.reason)
+        ended.set()
+        start_response("200 OK", [EVENT_STREAM])
+        return []
+
+    reasons: list[str] = []
+    ended = threading.Event()
+    client, servers_side = socket.socketpair()
+    with client, servers_side:
+        client.shutdown(socket.SHUT_WR)
+        environ = {**environ_of(ANNOUNCED), "werkzeug.socket": servers_side}
+        response = Response(SSEMiddleware(application), environ)
+        assert response.status == "499 Client Closed Request"
+        assert response.body() == b""
+    assert ended.wait(DEADLINE)
+    assert reasons == ["client gone"]
 
 
 def test_wrap_shows_what_an_import_lacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
