@@ -68,7 +68,7 @@ def throughputs(ways: Sequence[str], effort: Effort) -> Columns:
 
 def speeds_of(burst: Burst, senders: Mapping[str, Sender], effort: Effort) -> dict[str, float]:
     """Return how many times as fast as from the bare one *burst* comes from each of *senders*."""
-    taken = in_turn(effort.pick(5, 1), tuple(senders), timer(burst, senders))
+    taken = in_turn(burst.turns(effort), tuple(senders), timer(burst, senders))
     return {way: median(bare / own for bare, own in zip(taken["bare"], seconds, strict=True)) for way, seconds in taken.items()}
 
 

@@ -47,7 +47,7 @@ def compare(burst: Burst, worker_class: str, port: int, targets: Mapping[str, Ta
     with ExitStack() as rivals:
         if worker_class == "gthread" and burst.stream.startswith("ready"):
             senders[RIVAL] = Sender(rivals.enter_context(uvicorn("rival")).port, "rival", announced=True)
-        taken = in_turn(effort.pick(7, 1), tuple(senders), timer(burst, senders))
+        taken = in_turn(burst.turns(effort), tuple(senders), timer(burst, senders))
     without = taken.pop("bare")
     return {name: figure(burst, worker_class, name, without, seconds, targets.get(name)) for name, seconds in taken.items()}
 

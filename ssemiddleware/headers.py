@@ -8,6 +8,7 @@ True
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from werkzeug.datastructures import MIMEAccept
@@ -50,6 +51,8 @@ def accepts_event_stream(environ: WSGIEnvironment) -> bool:
     ``*/*`` does not name it, and ``q=0`` refuses it (RFC 9110, 12.5.1).
     """
     accept = environ.get("HTTP_ACCEPT", "")
+    if accept == MEDIA_TYPE:  # an EventSource
+        return True
     if MEDIA_TYPE not in accept.lower():
         return False
     ranges = parse_accept_header(accept, MIMEAccept)
@@ -80,6 +83,7 @@ def amend(headers: Headers) -> tuple[Headers, list[str]]:
     return kept, dropped
 
 
+@lru_cache(maxsize=64)
 def _in_utf8(content_type: str) -> str:
     media_type, options = parse_options_header(content_type)
     if options.get("charset", "").lower() == "utf-8":
@@ -92,7 +96,8 @@ def _in_utf8(content_type: str) -> str:
 def _with_cache_control(headers: Headers) -> Headers:
     values = [value for name, value in headers if name.lower() == "cache-control"]
     # A directive with an argument (no-cache="Set-Cookie") speaks of some headers only, and so does not count.
-    given = {name.lower() for name, argument in parse_dict_header(",".join(values)).items() if argument is None}
+    directives = parse_dict_header(",".join(values)) if values else {}
+    given = {name.lower() for name, argument in directives.items() if argument is None}
     missing = [] if given & {"no-cache", "no-store"} else ["no-cache"]
     if "no-transform" not in given:
         missing.append("no-transform")
