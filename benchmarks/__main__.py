@@ -6,6 +6,7 @@ import argparse
 import gc
 import logging
 import resource
+import signal
 import sys
 import time
 import traceback
@@ -58,11 +59,12 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def prepare_process() -> None:
-    """Let nothing of ours disturb a measurement, and have room for as many connections as the system allows."""
+    """Let nothing of ours disturb a measurement, have room for as many connections as may be, and leave no server behind."""
     gc.collect()
     gc.freeze()
     gc.disable()
     logging.getLogger("ssemiddleware").setLevel(logging.ERROR)  # what it advises is on purpose here
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that what was started is ended
     _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
     resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the servers inherit it
 
