@@ -18,7 +18,7 @@ from .relay import Relay
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
 _LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for the end of its event
-_FINISH_EVENT_WITHIN = 0.4  # seconds that an event may take to end, once the process is going
+_FINISH_EVENT_WITHIN = 0.3  # seconds that an event may take to end, once the process is going
 _END_AT_ONCE_AFTER = 0.2  # seconds in which blocks that wait already still leave; then the first event's end is the last
 
 # Shares of retry= after which an EventSource comes back. By default that is more than 2 s: for so long a server that
@@ -34,6 +34,9 @@ class Client(Protocol):
 
     def is_gone(self) -> bool:
         """Tell whether the client has left."""
+
+    def stop_reading(self) -> None:
+        """Let the server close the connection without waiting for the client."""
 
 
 class Stream:
@@ -136,6 +139,8 @@ class Ending:
             return b"" if self._retry is None else retry_line(round(self._retry * random.uniform(*_JITTER)))
         if waited >= _FINISH_EVENT_WITHIN:
             self.stream.end(DRAIN)
+            if self._client is not None:
+                self._client.stop_reading()
             raise StreamBroken
         return None
 

@@ -126,6 +126,16 @@ def test_a_closed_connection_is_gone_and_no_other_is_taken_for_it(pair: Pair) ->
             os.close(number)
 
 
+def test_a_connection_that_is_not_read_any_more_is_at_its_end_for_the_server(pair: Pair) -> None:
+    server, _ = pair
+    servers.ClientSocket(server).stop_reading()
+    server.settimeout(5)
+    assert server.recv(1) == b""
+    server.close()
+    servers.ClientSocket(server).stop_reading()
+    servers.ClientSocket(holder(fileno=server.fileno)).stop_reading()
+
+
 def test_a_socket_that_cannot_say_its_number_is_gone() -> None:
     def fileno() -> int:
         raise OSError("bad file descriptor")

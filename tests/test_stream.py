@@ -31,11 +31,14 @@ class Clock:
 
 class Client:
     def __init__(self) -> None:
-        self.has_left, self.looks = False, 0
+        self.has_left, self.looks, self.reads = False, 0, True
 
     def is_gone(self) -> bool:
         self.looks += 1
         return self.has_left
+
+    def stop_reading(self) -> None:
+        self.reads = False
 
 
 class FakeHandOff(HandOff):
@@ -221,8 +224,8 @@ def test_a_drain_lets_what_waits_leave_but_not_for_long() -> None:
 def test_a_drain_cuts_a_joined_block_at_the_event_that_was_unfinished() -> None:
     blocks = (
         [(1.0, b"data: 1\n")]
-        + [(1.6 + number / 50, b"id: 2\n") for number in range(12)]
-        + [(1.85, b"\ndata: 3\n\ndata: 4\n\n")]
+        + [(1.6 + number / 50, b"id: 2\n") for number in range(7)]
+        + [(1.75, b"\ndata: 3\n\ndata: 4\n\n")]
     )
     left, took, stream = drained(blocks, after=2)
     assert left[-1] == b"\n"
@@ -244,6 +247,7 @@ def test_a_body_that_is_encoded_is_broken_off_since_its_events_cannot_be_seen() 
         stream.until(1e6)
     assert stream.clock.now - 1001.0 < 1
     assert stream.blocks.is_closed
+    assert not stream.client.reads  # the server need not wait for its leave
 
 
 def test_an_application_that_ends_while_the_process_is_going_ended_by_itself() -> None:

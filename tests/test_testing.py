@@ -92,10 +92,12 @@ def test_leaving_early_is_a_leave_for_the_application() -> None:
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [EVENT_STREAM])
-        yield b"data: 1\n\n"
-        assert environ["ssemiddleware.stream"].closed.wait(5)
-        reasons.append(environ["ssemiddleware.stream"].reason)
-        ended.set()
+        try:
+            yield b"data: 1\n\n"
+            environ["ssemiddleware.stream"].closed.wait(5)
+        finally:
+            reasons.append(environ["ssemiddleware.stream"].reason)
+            ended.set()
 
     started = time.monotonic()
     with open_stream(SSEMiddleware(application)) as stream:
