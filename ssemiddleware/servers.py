@@ -66,7 +66,6 @@ class ClientSocket:
         poll.register(descriptor, _LEFT)
         return bool(poll.poll(0))
 
-
     def stop_reading(self) -> None:
         """Let the server close the connection without waiting for the client, where a stream is cut off.
 

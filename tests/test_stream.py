@@ -223,9 +223,7 @@ def test_a_drain_lets_what_waits_leave_but_not_for_long() -> None:
 
 def test_a_drain_cuts_a_joined_block_at_the_event_that_was_unfinished() -> None:
     blocks = (
-        [(1.0, b"data: 1\n")]
-        + [(1.6 + number / 50, b"id: 2\n") for number in range(7)]
-        + [(1.75, b"\ndata: 3\n\ndata: 4\n\n")]
+        [(1.0, b"data: 1\n")] + [(1.6 + number / 50, b"id: 2\n") for number in range(7)] + [(1.75, b"\ndata: 3\n\ndata: 4\n\n")]
     )
     left, took, stream = drained(blocks, after=2)
     assert left[-1] == b"\n"
