@@ -73,7 +73,7 @@ def test_the_readme_s_make_commands_exist() -> None:
 
 
 def test_python_versions_agree_wherever_they_stand() -> None:
-    (readme,) = re.findall(r"CPython ([0-9., ]+[0-9])", README)
+    (readme,) = re.findall(r"CPython ([0-9., ]+[0-9]) ·", README)
     setup = configparser.ConfigParser()
     setup.read(ROOT / "setup.cfg")
     environments = re.findall(r"py3(\d+)", setup["tox:tox"]["env_list"])
