@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from . import servers
 from .event_stream import OpaquePosition, Position
 from .hand_off import HandOff
-from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source, is_event_stream
+from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source
 from .inline import InlineStart, InlineStream
 from .memory import MemoryGovernor
 from .relay import Relay, ResponseStart
@@ -209,7 +209,7 @@ class SSEMiddleware:
         if start is None:  # a fault of the application, which the server knows how to name
             return self._unchanged(relay, stream)
         status, headers, exc_info = start
-        streams_events = is_event_stream(headers)
+        streams_events = relay.blocks.is_event_stream
         if streams_events:
             headers, position = self._amend(status, headers)
         if exc_info is None:
