@@ -4,10 +4,16 @@
 >>> app = SSEMiddleware(app)
 """
 
-from .event_stream import Event, read_events
+from .event_reader import read_events
+from .event_stream import Event
+from .fold import Fold
+from .fragment import Fragment, FragmentJoiner
 from .headers import accepts_event_stream
 from .memory import MemoryGovernor
 from .middleware import SSEMiddleware, wrap
 from .stream import Stream
 
-__all__ = ["Event", "MemoryGovernor", "SSEMiddleware", "Stream", "accepts_event_stream", "read_events", "wrap"]
+__all__ = [
+    "Event", "Fold", "Fragment", "FragmentJoiner", "MemoryGovernor", "SSEMiddleware", "Stream", "accepts_event_stream",
+    "read_events", "wrap",
+]  # fmt: skip

@@ -1,20 +1,18 @@
-r"""``text/event-stream`` as bytes: where lines and events end, where a block may be cut, events written and read.
+r"""``text/event-stream`` as bytes: where lines and events end, where a block may be cut, how one is written.
 
 The format is WHATWG HTML's, section 9.2 ("Server-sent events"). Nothing here does I/O, starts a thread or reads a clock.
 
 >>> bytes(Event("two\nlines", event="greeting", id="7"))
 b'event: greeting\nid: 7\ndata: two\ndata: lines\n\n'
->>> [event.data for event in read_events([b"data: split any", b"where\r\n\r", b"\n"])]
-['split anywhere']
 
-Use `Event` to write a stream in an application, `read_events` to read one in a client or a test. A browser needs neither.
+Use `Event` to write a stream in an application; its reader is in `ssemiddleware.event_reader`.
 """
 
 from __future__ import annotations
 
 import json as json_module
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 MEDIA_TYPE = "text/event-stream"
@@ -30,7 +28,6 @@ _LF, _CR = 0x0A, 0x0D
 # A line end, and an empty line behind it (9.2.5: end-of-line = ( cr lf / cr / lf )). A CR before LF is half a line end.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _FIELD_LINE = re.compile(rb"[\r\n][^:\r\n]")
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 _TEXT_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -56,12 +53,24 @@ def next_cut(block: bytes, start: int, size: int) -> int:
     line_feed = block.rfind(b"\n", start, end)
     carriage_return = block.rfind(b"\r", start, end)
     if line_feed < 0 and carriage_return < 0:
-        return _character_start(block, end)
+        return character_start(block, end)
     line_end = max(line_feed, carriage_return) + 1
     return _event_end_before(block, start, line_end, has_cr=carriage_return >= 0) or line_end
 
 
-def _character_start(block: bytes, end: int) -> int:
+def pieces_of(block: bytes, max_block: int) -> Iterator[bytes]:
+    """Yield *block* cut where `next_cut` says, an empty one as it is."""
+    if len(block) <= max_block:
+        yield block
+        return
+    start = 0
+    while start < len(block):
+        end = next_cut(block, start, max_block)
+        yield block[start:end]
+        start = end
+
+
+def character_start(block: bytes, end: int) -> int:
     """Return the nearest start of a character at or before *end*; *end* itself in what is not UTF-8."""
     for nearest in range(end, end - 4, -1):
         if block[nearest] & 0xC0 != 0x80:
@@ -80,9 +89,36 @@ def _event_end_before(block: bytes, start: int, end: int, *, has_cr: bool) -> in
     return blank + 1 if block[blank - 1] == _CR and block[blank : blank + 1] == b"\n" else blank
 
 
-def last_event_end(block: bytes) -> int:
-    """Return the index behind the last blank line in *block*, 0 without one."""
-    return _event_end_before(block, 0, len(block), has_cr=b"\r" in block)
+def last_event_end(block: bytes, start: int = 0, stop: int | None = None) -> int:
+    """Return the index behind the last blank line in ``block[start:stop]``, 0 without one."""
+    stop = len(block) if stop is None else stop
+    return _event_end_before(block, start, stop, has_cr=block.find(b"\r", start, stop) >= 0)
+
+
+def first_event_end(block: bytes, start: int = 0) -> int:
+    """Return the index behind the first blank line in ``block[start:]`` that follows a line; 0 without one."""
+    ends = [block.find(b"\n\n", start)]
+    if block.find(b"\r", start, ends[0] if ends[0] >= 0 else len(block)) >= 0:
+        ends += [block.find(b"\n\r", start), block.find(b"\r\r", start)]
+    end = min((end + 2 for end in ends if end >= 0), default=0)
+    return end + 1 if end and block[end - 1] == _CR and block[end : end + 1] == b"\n" else end
+
+
+def last_line_end(block: bytes, start: int, stop: int) -> int:
+    """Return the index behind the last LF or CR in ``block[start:stop]``, 0 without one."""
+    return max(block.rfind(b"\n", start, stop), block.rfind(b"\r", start, stop)) + 1
+
+
+def first_line_end(block: bytes, start: int = 0, stop: int | None = None) -> int:
+    """Return the index of the first LF or CR in ``block[start:stop]``, -1 without one."""
+    line_feed = block.find(b"\n", start, stop)
+    carriage_return = block.find(b"\r", start, stop if line_feed < 0 else line_feed)
+    return line_feed if carriage_return < 0 else carriage_return
+
+
+def behind_line_end(block: bytes, end: int) -> int:
+    """Return the index behind the line end at *end*; a LF that belongs to a CR there may come with the next block."""
+    return end + 2 if block[end : end + 2] == b"\r\n" else end + 1
 
 
 class Position:
@@ -123,8 +159,7 @@ class Position:
 
     def event_end(self, block: bytes) -> int:
         """Return the index behind the first blank line in *block*, which comes next; -1 without one."""
-        blank = _BLANK_LINE.search(bytes((self._last,)) + block)
-        return blank.end() - 1 if blank else -1
+        return first_event_end(bytes((self._last,)) + block) - 1
 
     def _begin_or_continue_line(self, block: bytes) -> None:
         if self._last in (_LF, _CR):
@@ -229,87 +264,8 @@ def _check_one_line(name: str, value: str | None) -> None:
         raise ValueError(f"{name} must be a str without CR, LF and NUL, or None, got {value!r}")
 
 
-def read_events(blocks: Iterable[bytes]) -> Iterator[Event]:
-    """Yield the events of the event stream in *blocks*, cut anywhere, as WHATWG 9.2.5 and 9.2.6 say.
-
-    An event's ``event`` is its type, None for ``message``; its ``id`` is the last event ID when it came, so it may be an
-    earlier event's, and None as long as there is none; ``retry`` is what came with it. An event that the stream leaves
-    unfinished is not yielded. Bytes that are no UTF-8 become U+FFFD.
-    """
-    reader = EventReader()
-    for block in blocks:
-        yield from reader.feed(block)
-
-
-class EventReader:
-    """Reads an event stream block by block; `read_events` for those who push. Not for two threads.
-
-    Linear in the stream's length, whatever the blocks are.
-    """
-
-    def __init__(self) -> None:
-        self.last_event_id = ""  # what a client sends as Last-Event-ID when it connects again
-        self.retry: int | None = None  # the last reconnection time in milliseconds
-        self._line: list[bytes] = []  # the pieces of the unfinished line
-        self._skip_lf = False  # the last line end was a CR: a LF that follows belongs to it
-        self._at_start = True
-        self._clear()
-
-    def _clear(self) -> None:
-        self._data: list[bytes] = []
-        self._type = self._event_id = b""
-        self._event_retry: int | None = None
-        self._has_id = False
-
-    def feed(self, block: bytes) -> Iterator[Event]:
-        """Yield the events that *block* completes."""
-        for line in self._complete_lines(block):
-            if not line:
-                yield from self._dispatch()
-            elif not line.startswith(b":"):
-                self._take_field(line)
-
-    def _complete_lines(self, block: bytes) -> Iterator[bytes]:
-        if not block:
-            return
-        if self._skip_lf and block.startswith(b"\n"):
-            block = block[1:]
-        self._skip_lf = block.endswith(b"\r")
-        lines = _LINE_END.split(block)
-        if len(lines) == 1:
-            self._line.append(block)
-            return
-        self._line.append(lines[0])
-        lines[0] = b"".join(self._line)
-        self._line = [lines.pop()]
-        if self._at_start:
-            self._at_start = False
-            lines[0] = lines[0].removeprefix(BOM)
-        yield from lines
-
-    def _take_field(self, line: bytes) -> None:
-        name, _, value = line.partition(b":")
-        value = value.removeprefix(b" ")
-        if name == b"data":
-            self._data.append(value)
-        elif name == b"event":
-            self._type = value
-        elif name == b"id" and b"\0" not in value:
-            self._event_id, self._has_id = value, True
-        elif name == b"retry" and value.isdigit() and len(value) < 4300:  # ASCII digits only; int() takes no more
-            self.retry = self._event_retry = int(value)
-
-    def _dispatch(self) -> Iterator[Event]:
-        if self._has_id:
-            self.last_event_id = self._event_id.decode(errors="replace")
-        data, event, retry = self._data, self._type, self._event_retry
-        self._clear()
-        if data:
-            received = object.__new__(Event)  # a type may hold a NUL here, which Event(...) refuses to write
-            received._set(
-                b"\n".join(data).decode(errors="replace"),
-                event.decode(errors="replace") or None,
-                self.last_event_id or None,
-                retry,
-            )
-            yield received
+def received_event(data: str, event: str | None, id: str | None, retry: int | None) -> Event:
+    """Return the `Event` that a reader has got; its type may hold a NUL, which ``Event(...)`` refuses to write."""
+    received = object.__new__(Event)
+    received._set(data, event, id, retry)
+    return received

@@ -45,22 +45,23 @@ class HandOff:
         "_has_news",
         "_is_asleep",
         "_is_full",
-        "_max_block",
         "_next_pause",
         "_read_ahead",
         "_room",
         "_sent",
+        "_taken",
         "_waiting",
         "_woken_at",
         "is_closed",
         "is_event_stream",
         "is_finished",
         "is_producer_waiting",
+        "max_block",
     )  # fmt: skip
 
     def __init__(self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None) -> None:
         self._read_ahead = read_ahead
-        self._max_block = max_block
+        self.max_block = max_block
         self._next_pause = next_pause
         self._waiting: deque[bytes] = deque()
         self._arrived = _Gate()  # where the consumer sleeps
@@ -79,6 +80,7 @@ class HandOff:
         self._asleep_since = 0.0
         self._block = b""  # taken from the deque and being cut
         self._cut_at = 0
+        self._taken = 0  # bytes that `take_whole` has given and that have not been sent yet
         # Set by one side and taken back by the other; the gate is opened afterwards, so a wake-up too many is the worst.
         self._is_asleep = False  # the consumer waits for a block
         self._has_news = False  # the producer has something to say that is no block
@@ -117,12 +119,27 @@ class HandOff:
             with contextlib.suppress(IndexError):  # closed meanwhile, and so emptied
                 self._block = self._join_what_waits()
         block, start = self._block, self._cut_at
-        end = self._cut_at = next_cut(block, start, self._max_block)
+        end = self._cut_at = next_cut(block, start, self.max_block)
         if end == len(block):
             self._block = b""
         block = block[start:end]
         self._count_as_sent(len(block))
         return block
+
+    def take_whole(self) -> bytes:
+        """Return what waits, joined but not cut; ``b""`` if nothing does. All that was taken before counts as sent."""
+        self.count_as_sent(self._taken)
+        block = b""
+        with contextlib.suppress(IndexError):  # closed meanwhile, and so emptied
+            block = self._join_what_waits()
+        self._taken = len(block)
+        return block
+
+    def count_as_sent(self, size: int) -> None:
+        """Say that *size* bytes have left of what `take_whole` gave, or of what was made of it."""
+        size = min(size, self._taken)
+        self._taken -= size
+        self._count_as_sent(size)
 
     def take_unchanged(self) -> bytes | None:
         """Return the next block just as it came, None if none waits."""
@@ -140,7 +157,7 @@ class HandOff:
             return waiting.popleft()
         # As many as fit if all are as long as the first: nearly always right, and no look at each block. What is longer
         # after all is cut; a buffer for all that waits would be copied twice, and mapped and unmapped each time.
-        number = min(len(waiting), self._max_block // len(waiting[0]))
+        number = min(len(waiting), self.max_block // len(waiting[0]))
         blocks = [waiting.popleft() for _ in range(number)]
         if self._is_large(max(blocks, key=len)):
             first = next(index for index, block in enumerate(blocks) if self._is_large(block))
@@ -159,7 +176,7 @@ class HandOff:
 
     def _is_large(self, block: bytes) -> bool:
         """Tell whether *block* is big enough by itself: joining would copy it for nothing."""
-        return 2 * len(block) > self._max_block
+        return 2 * len(block) > self.max_block
 
     def _count_as_sent(self, size: int) -> None:
         self._sent += size

@@ -11,9 +11,10 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, next_cut
+from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, pieces_of
 from .hand_off import only_bytes
 from .headers import Headers, is_event_stream
+from .oversized import LONG_LINE, OversizedEvents
 from .stream import CLIENT_GONE, ENDED, RAISED, Ending, Stream
 
 if TYPE_CHECKING:
@@ -26,50 +27,52 @@ _LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, 
 _FAST = 0.002
 _UNSEEN = 3
 
+_LF = 0x0A
 _END: Any = object()
 
 
 class InlineStart:
     """The ``start_response`` of an inline request: passes everything on, the headers of an event stream amended."""
 
-    __slots__ = ("_amend", "_max_block", "_start_response", "is_event_stream", "position")
+    __slots__ = ("_amend", "_max_block", "_start_response", "is_event_stream", "oversized", "position")
 
     def __init__(
-        self, start_response: StartResponse, amend: Callable[[str, Headers], tuple[Headers, Position]], max_block: int
+        self,
+        start_response: StartResponse,
+        amend: Callable[[str, Headers], tuple[Headers, Position, OversizedEvents | None]],
+        max_block: int,
     ) -> None:
         self._start_response = start_response
         self._amend = amend
         self._max_block = max_block
         self.is_event_stream: bool | None = None  # None until the application has called
         self.position: Position | None = None
+        self.oversized: OversizedEvents | None = None  # what is done to the blocks on their way
 
     def __call__(self, status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> Callable[[bytes], object]:
         """Start the response, as PEP 3333 has it."""
         streams_events = is_event_stream(headers)
         if streams_events:
-            headers, self.position = self._amend(status, headers)
+            headers, self.position, self.oversized = self._amend(status, headers)
         write = self._start_response(status, headers) if exc_info is None else self._start_response(status, headers, exc_info)
         self.is_event_stream = streams_events
         return self._cutting(write) if streams_events else write
 
     def _cutting(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
         def write_cut(block: bytes) -> None:
-            for piece in pieces_of(only_bytes(block), self._max_block):
-                write(piece)
+            for reshaped in self.reshape(only_bytes(block)):
+                for piece in pieces_of(reshaped, self._max_block):
+                    write(piece)
 
         return write_cut
 
+    def reshape(self, block: bytes) -> Iterable[bytes]:
+        """Return what may leave now that *block* has come, maybe nothing."""
+        return (block,) if self.oversized is None else self.oversized.feed(block)
 
-def pieces_of(block: bytes, max_block: int) -> Iterator[bytes]:
-    """Yield *block* cut where `next_cut` says, an empty one as it is."""
-    if len(block) <= max_block:
-        yield block
-        return
-    start = 0
-    while start < len(block):
-        end = next_cut(block, start, max_block)
-        yield block[start:end]
-        start = end
+    def reshape_rest(self) -> Iterable[bytes]:
+        """Return what was held back and comes no more to its end."""
+        return () if self.oversized is None else self.oversized.finish()
 
 
 class InlineStream:
@@ -156,19 +159,20 @@ class InlineStream:
                     yield block
                 return
             if first is _END or not self._has_body:
+                yield from self._rest()
                 return
             looks = _Looks(self, blocks)
             yield from looks.before(first)
-            clock, max_block, seen_at, unseen, previous, last = self.clock, self.max_block, 0.0, 0, None, None
+            clock, most, passes, seen_at, unseen, previous, last = self.clock, *self._quick_look(), 0.0, 0, None, None
             for block in blocks if not looks.are_over else ():
-                if type(block) is bytes and block and len(block) <= max_block:
+                if type(block) is bytes and block and len(block) <= most and (passes is None or passes(block)):
                     if unseen:
                         unseen -= 1
                         previous, last = last, block
                         yield block
                         continue
                     now = clock()
-                    if now < looks.next_at:
+                    if now < looks.next_at and block[-1] == _LF:
                         unseen = _UNSEEN if now - seen_at < _FAST else 0
                         seen_at = now
                         previous, last = last, block
@@ -178,6 +182,7 @@ class InlineStream:
                 if looks.are_over:
                     return
                 unseen, previous, last = 0, None, None
+            yield from self._rest()
         except GeneratorExit:
             self.close_application()  # a layer outside that says `yield from` closes this generator and nothing else
             raise
@@ -186,6 +191,26 @@ class InlineStream:
             raise
         finally:
             self._stream.end(ENDED)  # unless there was another reason before
+
+    def _quick_look(self) -> tuple[int, Callable[[bytes], bool] | None]:
+        """Return up to how many bytes a block may go without a closer look, and what else must be asked before it does."""
+        oversized = self._start.oversized
+        if oversized is None:
+            return self.max_block, None
+        return min(self.max_block, LONG_LINE), None if oversized.only_watches else oversized.passes
+
+    def reshape(self, block: bytes) -> Iterable[bytes]:
+        """Return what may leave now that *block* has come, maybe nothing."""
+        return self._start.reshape(block)
+
+    @property
+    def is_holding(self) -> bool:
+        """Whether what came last is unfinished and may have to be reshaped with what follows."""
+        return self._start.oversized is not None and self._start.oversized.is_holding
+
+    def _rest(self) -> Iterator[bytes]:
+        for block in self._start.reshape_rest() if self._has_body else ():
+            yield from pieces_of(block, self.max_block)
 
     def _begins_without_body(self) -> bool:
         """Wait for memory before the first pull; HEAD pulls nothing."""
@@ -228,12 +253,14 @@ class _Looks:
         if block and not self._has_begun:
             self._has_begun = True
             block = block.removeprefix(BOM) if self._has_beaten else block
-        if block:
-            self._note(block, now)
-            yield from pieces_of(block, self._inline.max_block)
-        else:
+        has_left = False
+        for reshaped in self._inline.reshape(block) if block else ():
+            has_left = True
+            self._note(reshaped, now)
+            yield from pieces_of(reshaped, self._inline.max_block)
+        if not has_left:  # PEP 3333: a block for a block, so that the server can do other work
             yield self._heartbeat_or_nothing(now)
-        self.next_at = now + _LOOK_UP_EVERY if self._has_begun else 0.0
+        self.next_at = now + _LOOK_UP_EVERY if self._has_begun and not self._inline.is_holding else 0.0
         if self._inline.pause_for_memory():
             self.next_at = now
 
@@ -254,7 +281,7 @@ class _Looks:
         position = self._position
         for pulled in chain((block,), self._blocks):
             now = self._inline.clock()
-            block = self._ending.up_to_last_event(only_bytes(pulled), position, now)
+            block = self._ending.up_to_last_event(b"".join(self._inline.reshape(only_bytes(pulled))), position, now)
             if block:
                 position.advance(block)
                 yield from pieces_of(block, self._inline.max_block)

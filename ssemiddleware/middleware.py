@@ -14,18 +14,22 @@ as the very same object.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib
 import logging
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import servers
 from .event_stream import OpaquePosition, Position
+from .fold import Fold
+from .fragment import Fragment
 from .hand_off import HandOff
 from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source
 from .inline import InlineStart, InlineStream
 from .memory import MemoryGovernor
+from .oversized import LONG_LINE, LongLineWatch, OversizedEvents, Reshaping, begins_as_json
 from .relay import Relay, ResponseStart
 from .stream import CLIENT_GONE, ENDED, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
 
@@ -49,13 +53,21 @@ class SSEMiddleware:
 
     *max_block*: bytes of the largest block that the server gets, 16 or more. *read_ahead*: bytes that an announced
     application may be ahead of the server. *memory*: the `MemoryGovernor` that makes streams wait when memory is short, None
-    for no waits. *retry*: milliseconds that an EventSource waits before it comes back to a stream that we ended,
-    from three quarters to one and a half of it; None to leave it to the browser (3 or 5 s for all of them at once).
+    for no waits.
+
+    *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
+    None leaves every byte as it is, and tells the log of the first line that readers will suffer from.
+
+    *retry*: milliseconds that an EventSource waits before it comes back to a stream that we ended, from three quarters to one
+    and a half of it; None to leave it to the browser (3 or 5 s for all of them at once).
 
     Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
     """
 
-    __slots__ = ("_drain", "_told", "announced", "application", "heartbeat", "max_block", "memory", "read_ahead", "retry")
+    __slots__ = (
+        "_drain", "_reshapes", "_told", "announced", "application", "heartbeat", "max_block", "memory", "oversized",
+        "read_ahead", "retry",
+    )  # fmt: skip
 
     application: WSGIApplication
     announced: Callable[[WSGIEnvironment], bool]
@@ -63,7 +75,9 @@ class SSEMiddleware:
     max_block: int
     read_ahead: int
     memory: MemoryGovernor | None
+    oversized: Fold | Fragment | Sequence[Fold | Fragment] | None
     retry: int | None
+    _reshapes: tuple[Fold | Fragment, ...]
     _drain: list[bool]  # not empty once the process is said to be going; an Event would take a lock in a signal handler
     _told: set[str]  # the subjects of which the log has been told
 
@@ -76,6 +90,7 @@ class SSEMiddleware:
         max_block: int = 131072,  # see benchmarks/block_size.py
         read_ahead: int = 524288,  # four blocks: enough to keep the server busy while the application catches up
         memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
+        oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
         retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
         **unknown: NoReturn,
     ) -> None:
@@ -94,11 +109,15 @@ class SSEMiddleware:
             retry is None or (type(retry) is int and retry > 0),
             "a positive whole number of milliseconds or None",
         )
-        values = (application, announced, heartbeat, max_block, read_ahead, memory, retry)
+        reshapes = _reshapes_of(oversized)
+        allowed = "Fold(...), Fragment(...), a list with one of each, or None"
+        _check("oversized", oversized, reshapes is not None, allowed)
+        values = (application, announced, heartbeat, max_block, read_ahead, memory, oversized, retry)
         for name, value in zip(("application", *_OPTIONS), values, strict=True):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_drain", [])
         object.__setattr__(self, "_told", set())
+        object.__setattr__(self, "_reshapes", reshapes)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"SSEMiddleware is immutable: {name} cannot be set")
@@ -117,7 +136,7 @@ class SSEMiddleware:
             relay = self._maybe_start_relay(environ)
             if relay is not None:
                 return self._respond_announced(environ, start_response, stream, relay)
-        start = InlineStart(start_response, self._amend, self.max_block)
+        start = InlineStart(start_response, functools.partial(self._amend, environ), self.max_block)
         try:
             iterable = self.application(environ, start)
         except BaseException:
@@ -211,7 +230,7 @@ class SSEMiddleware:
         status, headers, exc_info = start
         streams_events = relay.blocks.is_event_stream
         if streams_events:
-            headers, position = self._amend(status, headers)
+            headers, position, oversized = self._amend(environ, status, headers)
         if exc_info is None:
             start_response(status, headers)
         else:
@@ -223,6 +242,7 @@ class SSEMiddleware:
             self._ending(environ, stream, inline=False),
             position,
             heartbeat=self.heartbeat,
+            oversized=oversized,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
 
@@ -239,7 +259,9 @@ class SSEMiddleware:
     def _next_pause(self) -> Callable[[], float] | None:
         return None if self.memory is None else self.memory.next_pause
 
-    def _amend(self, status: str, headers: Headers) -> tuple[Headers, Position]:
+    def _amend(
+        self, environ: WSGIEnvironment, status: str, headers: Headers
+    ) -> tuple[Headers, Position, OversizedEvents | None]:
         amended, dropped = amend(headers)
         if dropped:
             self._tell_once(
@@ -248,7 +270,34 @@ class SSEMiddleware:
                 "some answer 500 to them), and a length or ETag is wrong for a stream that comments are added to",
             )
         has_no_body = status.startswith("1") or status[:3] in ("204", "304")
-        return amended, OpaquePosition() if has_no_body or is_encoded(headers) else Position()
+        if has_no_body or is_encoded(headers):
+            return amended, OpaquePosition(), None
+        return amended, Position(), self._maybe_oversized_events(environ)
+
+    def _maybe_oversized_events(self, environ: WSGIEnvironment) -> OversizedEvents | None:
+        path = environ.get("PATH_INFO")
+        tell = functools.partial(self._tell_of_broken_json, path)
+        steps: list[Reshaping] = [step for reshape in self._reshapes if (step := reshape.step(environ, tell))]
+        if "long line" not in self._told:
+            steps.append(LongLineWatch(functools.partial(self._tell_of_long_line, path)))
+        return OversizedEvents(steps) if steps else None
+
+    def _tell_of_broken_json(self, path: object, reason: str) -> None:
+        self._tell_once("broken JSON", f"{path} sends {reason}")
+
+    def _tell_of_long_line(self, path: object, data: bytes) -> None:
+        given = {type(reshape) for reshape in self._reshapes}
+        if begins_as_json(data.removeprefix(b" ")) and Fold not in given:
+            remedy = "oversized=Fold() breaks such JSON into short lines"
+        elif Fragment not in given:
+            remedy = "oversized=Fragment() sends it in pieces to the clients that can join them"
+        else:
+            remedy = "a client that asks for fragments (sse-fragments=1 in the query) gets it in pieces"
+        self._tell_once(
+            "long line",
+            f"{path} sends an event line of more than {LONG_LINE // 1024} KiB: WebKit (Safari) takes quadratic time to read it "
+            f"(10 MB: 5 seconds and more), and readers written in Go or on aiohttp refuse it. The remedy: {remedy}.",
+        )
 
     def _ending(self, environ: WSGIEnvironment, stream: Stream, *, inline: bool) -> Ending:
         if inline:
@@ -274,6 +323,14 @@ class SSEMiddleware:
 
 
 _OPTIONS: dict[str, object] = SSEMiddleware.__init__.__kwdefaults__ or {}  # and their defaults
+
+
+def _reshapes_of(oversized: object) -> tuple[Fold | Fragment, ...] | None:
+    """Return what the option asks for, in the order of the way; None if it cannot be used."""
+    given = () if oversized is None else tuple(oversized) if isinstance(oversized, (list, tuple)) else (oversized,)
+    if not all(isinstance(reshape, (Fold, Fragment)) for reshape in given) or len(set(map(type, given))) < len(given):
+        return None
+    return tuple(sorted(given, key=lambda reshape: isinstance(reshape, Fold)))  # fragments first: they name the whole length
 
 
 def _check(name: str, value: object, is_right: bool, allowed: str) -> None:

@@ -13,7 +13,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from .event_stream import BOM, HEARTBEAT, Position, retry_line
+from .event_stream import BOM, HEARTBEAT, Position, pieces_of, retry_line
+from .oversized import OversizedEvents
 from .relay import Relay
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
@@ -154,12 +155,12 @@ class Ending:
 class AnnouncedStream:
     """What the server iterates for an announced event stream: opening, joined blocks, heartbeats, and the end.
 
-    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *has_body*: False for HEAD. For the server's
-    thread; `close` may be called by any, and twice.
+    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *oversized*: what is done to the blocks on their
+    way, None for nothing. *has_body*: False for HEAD. For the server's thread; `close` may be called by any, and twice.
     """
 
     __slots__ = (  # a process may have thousands
-        "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_position", "_relay",
+        "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_oversized", "_pieces", "_position", "_relay",
     )  # fmt: skip
 
     def __init__(
@@ -169,6 +170,7 @@ class AnnouncedStream:
         position: Position,
         *,
         heartbeat: float | None,
+        oversized: OversizedEvents | None = None,
         has_body: bool = True,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -176,6 +178,8 @@ class AnnouncedStream:
         self._ending = ending
         self._position = position
         self._clock = clock
+        self._oversized = oversized
+        self._pieces: Iterator[bytes] | None = None  # of a block that is leaving
         self._is_over = False
         if not has_body:  # HEAD: the headers are the answer, however long the stream would go on
             self._end(ENDED)
@@ -224,20 +228,40 @@ class AnnouncedStream:
             if ending.client_is_gone:
                 return None
             is_finished = blocks.is_finished  # before the look at what waits: the last block comes before the end
-            if ending.is_near and not (is_finished and blocks.is_empty):
-                last = ending.maybe_last_block(position, now, more_waits=not blocks.is_empty)
+            more_waits = not blocks.is_empty or self._pieces is not None
+            if ending.is_near and (more_waits or not is_finished):
+                last = ending.maybe_last_block(position, now, more_waits=more_waits)
                 if last is not None:
                     self._end(DRAIN)
                     return last or None
-            block = self._without_bom(blocks.take())
+            block = self._next_block()
             if block:
                 return self._pass_on(block, now)
             if is_finished and blocks.is_empty:
-                return self._rest()
+                return self._maybe_rest()
             if heartbeat_at is not None and now >= heartbeat_at:
                 return HEARTBEAT
             blocks.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)
             now = self._clock()
+
+    def _next_block(self) -> bytes:
+        """Return a block that may leave now; ``b""`` without one."""
+        blocks = self._relay.blocks
+        while True:
+            if self._pieces is not None:
+                for piece in self._pieces:
+                    blocks.count_as_sent(len(piece))
+                    return piece
+                self._pieces = None
+            if self._oversized is None:
+                return self._without_bom(blocks.take())
+            block = self._without_bom(blocks.take_whole())
+            if not block or (len(block) <= blocks.max_block and self._oversized.passes(block)):
+                return block
+            self._pieces = self._cut(self._oversized.feed(block))
+
+    def _cut(self, reshaped: Iterator[bytes]) -> Iterator[bytes]:
+        return (piece for block in reshaped for piece in pieces_of(block, self._relay.blocks.max_block))
 
     def _pass_on(self, block: bytes, now: float) -> bytes:
         if self._ending.is_near:
@@ -255,10 +279,17 @@ class AnnouncedStream:
         head, self._head = self._head, None
         return head.removeprefix(BOM)
 
-    def _rest(self) -> bytes | None:
+    def _maybe_rest(self) -> bytes | None:
+        """Return the first block of what was held back and comes no more to its end, None without any."""
         self._relay.raise_error()
-        rest, self._head = self._head, None
-        return rest or None
+        rest, self._head = self._head or b"", None
+        if self._oversized is not None:
+            rest += b"".join(self._oversized.finish())
+            self._oversized = None
+        if not rest:
+            return None
+        self._pieces = self._cut(iter((rest,)))
+        return next(self._pieces)
 
 
 class RelayedResponse:

@@ -24,7 +24,8 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client
 
-from .event_stream import Event, EventReader
+from .event_reader import EventReader
+from .event_stream import Event
 from .hand_off import HandOff
 from .relay import Relay
 

@@ -26,7 +26,7 @@ def environ_of(given: dict[str, str] | None = None) -> WSGIEnvironment:
     """Return the environ of a GET request, with *given* on top."""
     environ: WSGIEnvironment = {}
     setup_testing_defaults(environ)
-    environ.update(QUERY_STRING="", **(given or {}))
+    environ.update({"QUERY_STRING": "", **(given or {})})
     return environ
 
 

@@ -11,7 +11,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssemiddleware.event_stream import BOM, Event, EventReader, OpaquePosition, Position, next_cut, read_events
+from ssemiddleware.event_reader import EventReader, read_events
+from ssemiddleware.event_stream import BOM, Event, OpaquePosition, Position, next_cut
 
 # Pieces that streams are made of: line ends in all forms, comments, fields, characters of several bytes.
 PIECES = [

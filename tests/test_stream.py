@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position, read_events
+from ssemiddleware.event_reader import read_events
+from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position
 from ssemiddleware.hand_off import HandOff
 from ssemiddleware.inline import InlineStart, InlineStream
 from ssemiddleware.relay import Relay
@@ -274,7 +275,8 @@ class Inline:
         self.clock, self.client, self.stream, self.is_draining = Clock(), Client(), Stream(), False
         self.blocks = blocks
         self.pauses = [0.0]
-        start = InlineStart(lambda *args: lambda block: None, lambda status, headers: (headers, position or Position()), 100)
+        amended = position or Position()
+        start = InlineStart(lambda *args: lambda block: None, lambda status, headers: (headers, amended, None), 100)
         start("200 OK", [EVENT_STREAM])
         ending = Ending(self.stream, client=self.client, is_draining=lambda: self.is_draining, retry=retry)
         self.iterable = InlineStream(

@@ -1,0 +1,305 @@
+r"""JSON on one long line, broken into lines between its tokens: what `Fold` does to a stream.
+
+A reader joins the ``data`` lines of an event with LF (WHATWG 9.2.6), and JSON allows LF between any two tokens (RFC 8259,
+section 2), so whoever parses the data gets the same value, and whoever cannot read a long line gets short ones.
+
+>>> b"".join(Folding(over=24, width=24).feed(b'data: {"name":"long","list":[1,2,3]}\n\n'))
+b'data: {"name":"long",\ndata: "list":[1,2,3]}\n\n'
+
+Nothing here does I/O, starts a thread or reads a clock. Only C loops over the bytes (``find``, ``count``): from one place to
+cut to the next the quotes are counted, which tells whether the line's limit falls into a string.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from enum import Enum, auto
+from typing import TYPE_CHECKING
+
+from .event_stream import BOM, behind_line_end, first_line_end, last_event_end, last_line_end
+from .oversized import Reshaping, begins_as_json
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_DATA = b"data: "
+
+# How data begins that may yet turn out to begin as JSON.
+_JSON_MAY_BEGIN = re.compile(rb"[ \t]*(?:[{\[][ \t]*)?(?:(?<=[\[ \t])[a-z]{0,4})?\Z")
+_FIRST_DATA_LINE = re.compile(rb"(?:\A|[\r\n])data(?::\x20?|(?=[\r\n]))")
+_DATA_FIELD = re.compile(rb"data:\x20?")
+
+# Bytes on either side of which a token ends, outside of strings. (RFC 8259: structural characters, whitespace, and quotes.)
+_BETWEEN = frozenset(b'{}[]:," \t')
+_UP_TO_LAST_BREAK = re.compile(rb'(?s:.*)[{}\[\]:," \t]')
+_NEXT_BREAK = re.compile(rb'[{}\[\]:," \t\r\n]')
+_HEAD = 256  # bytes of a line that tell what it is
+_LOOK_AROUND = 32  # bytes on either side of a place to cut: more than a literal, or than most numbers
+
+_VALUE = frozenset(b'"{[-0123456789tfn')
+_VALUE_END = frozenset(b",]}")
+_MAY_FOLLOW = {  # which byte may begin a token behind one that ends so
+    **dict.fromkeys(b",:", _VALUE),
+    **dict.fromkeys(b"}]0123456789el", _VALUE_END),  # e and l: true, false, null
+    ord("{"): frozenset(b'"}'),
+    ord("["): _VALUE | {ord("]")},
+    ord('"'): _VALUE_END | {ord(":")},
+}
+_WORD = re.compile(rb"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
+_PART_OF_A_NUMBER = re.compile(rb"[-+.0-9eE]+")
+_WORD_BEHIND = re.compile(rb"[-+.\w]*\Z")
+_WORD_AHEAD = re.compile(rb"[-+.\w]*")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fold:
+    """For ``SSEMiddleware(oversized=...)``: break long lines of JSON between tokens, for every client.
+
+    A line of more than *over* bytes (its end not counted) whose event's data begins as a JSON object or array becomes lines of
+    at most *width* bytes each, 16 or more; a string or number that is longer stays whole on a line of its own. The rest of an
+    event in which a place to cut cannot be JSON stays as it is, and the log is told once. Immutable. Raises `ValueError`.
+    """
+
+    over: int = 61440  # below the 64 KiB that Go's readers take
+    width: int = 61440  # smaller, and sseclient-py is quadratic in the number of lines; larger, and WebKit in their length
+
+    def __post_init__(self) -> None:
+        if type(self.width) is not int or self.width < 16:
+            raise ValueError(f"width must be a whole number of bytes from 16, got {self.width!r}")
+        if type(self.over) is not int or self.over < self.width:
+            raise ValueError(f"over must be a whole number of bytes from width ({self.width}), got {self.over!r}")
+
+    def step(self, environ: WSGIEnvironment, tell: Callable[[str], object]) -> Folding:  # noqa: ARG002
+        """Return what the stream that is the answer to *environ* goes through; *tell* is called with a sentence for the log."""
+        return Folding(over=self.over, width=self.width, tell=tell)
+
+
+class _At(Enum):
+    """Where in the stream the next byte stands."""
+
+    LINE_START = auto()
+    REST_OF_LINE = auto()  # of one that passes as it is
+    JSON = auto()  # between two tokens of a line that is being folded
+    STRING = auto()  # in a string that is longer than a line
+    WORD = auto()  # in a number that is longer than a line
+
+
+class Folding(Reshaping):
+    """One event stream being folded, block by block. Not for two threads.
+
+    *over*: bytes of the longest line that stays as it is, its end not counted. *width*: bytes of the lines into which a longer
+    one is broken. *tell*: called with a sentence when what began as JSON turned out to be none.
+    """
+
+    __slots__ = ("_after_cr", "_at", "_behind", "_is_json", "_lead", "_over", "_tell", "_used", "_width")
+
+    def __init__(self, *, over: int, width: int, tell: Callable[[str], object] = lambda sentence: None) -> None:  # noqa: ARG005
+        super().__init__()
+        self._over = over
+        self._width = width
+        self._tell = tell
+        self._at = _At.LINE_START
+        self._after_cr = False  # the last byte was a CR: a LF that follows belongs to it
+        self._is_json: bool | None = None  # the data of the unfinished event; None before its first line
+        self._used = 0  # bytes of the line being folded that have left since its last break
+        self._lead = b""  # what goes before the next byte
+        self._behind = b""  # the last bytes that left, to look at around a place to cut
+
+    def passes(self, block: bytes) -> bool:
+        """Tell that no line in *block* is too long, and that it ends an event."""
+        if self._at is _At.LINE_START and not self._held and len(block) <= self._over and block.endswith(b"\n\n"):
+            self._is_first = self._after_cr = False
+            self._is_json = None
+            return True
+        return False
+
+    def finish(self) -> Iterator[bytes]:
+        """Yield what is left of an unfinished line at the stream's end."""
+        for rest in super().finish():
+            yield self._lead + rest
+            self._lead = b""
+
+    def _completes(self, block: bytes) -> bool:
+        return first_line_end(block) >= 0
+
+    def _go_through(self, buffer: bytes) -> Iterator[bytes]:
+        sent = at = 0  # how much has left, and how much has been looked at
+        if self._after_cr and buffer.startswith(b"\n"):
+            at = 1
+        elif self._is_first and buffer.startswith(BOM):
+            at = len(BOM)
+        self._is_first = self._after_cr = False
+        while at < len(buffer) and not self._held:
+            if self._at is _At.LINE_START:
+                at = self._pass_lines(buffer, at)
+            elif self._at is _At.REST_OF_LINE:
+                at = self._pass_rest(buffer, at)
+            elif self._at is _At.STRING:
+                at = self._pass_string(buffer, at)
+            elif self._at is _At.WORD:
+                at = self._pass_word(buffer, at)
+            else:
+                at, is_cut = self._next_break(buffer, at)
+                if is_cut:
+                    yield b"".join((self._lead, buffer[sent:at], b"\n"))
+                    self._lead, self._used, sent = _DATA, len(_DATA), at
+        if sent < at:
+            rest = buffer if sent == 0 and at == len(buffer) else buffer[sent:at]
+            yield self._lead + rest if self._lead else rest
+            self._lead = b""
+        self._behind = (self._behind + buffer[max(0, at - _LOOK_AROUND) : at])[-_LOOK_AROUND:]
+
+    # -- each goes on from `at` and returns how far it came; what it cannot decide on yet, it holds
+
+    def _pass_lines(self, buffer: bytes, at: int) -> int:
+        """Pass the lines that are not too long, many at a time."""
+        start = at
+        while line_end := last_line_end(buffer, at, at + self._over + 1):
+            at = line_end
+        if start < at:
+            self._is_json = self._is_json_after(buffer, start, at)
+            self._after_cr = at == len(buffer) and buffer.endswith(b"\r")
+        if at == len(buffer):
+            return at
+        head, is_too_long = buffer[at : at + _HEAD], len(buffer) - at > self._over
+        if not self._may_be_json(head, is_too_long):
+            if head.startswith(b"data:"):
+                self._is_json = False
+            self._at = _At.REST_OF_LINE
+        elif is_too_long:
+            field = _DATA_FIELD.match(head)
+            assert field is not None
+            self._at, self._is_json, self._used = _At.JSON, True, field.end()
+            at += field.end()
+        else:
+            self._wait_for(self._over + 1, buffer, at)
+        return at
+
+    def _may_be_json(self, line: bytes, is_too_long: bool) -> bool:
+        """Tell whether *line*, which begins so, is one to fold; where it is not too long yet, whether it may become one."""
+        field = _DATA_FIELD.match(line)
+        if field is None:
+            return not is_too_long and b"data:".startswith(line)
+        if self._is_json is None:
+            begins = begins_as_json(line, field.end()) or (not is_too_long and _JSON_MAY_BEGIN.match(line, field.end()))
+            return bool(begins)
+        return self._is_json
+
+    def _is_json_after(self, buffer: bytes, start: int, stop: int) -> bool | None:
+        """Return what is known of the unfinished event's data behind these lines."""
+        event_end = last_event_end(buffer, start, stop) or (start + 1 if buffer[start] in b"\r\n" else 0)
+        if event_end >= stop:
+            return None
+        if self._is_json is not None and not event_end:
+            return self._is_json
+        # One byte earlier, so that the line end before the first line is seen.
+        first = _FIRST_DATA_LINE.search(buffer, max(start, event_end) - 1 if max(start, event_end) else 0, stop)
+        return None if first is None else begins_as_json(buffer, first.end(), stop)
+
+    def _pass_rest(self, buffer: bytes, at: int) -> int:
+        end = first_line_end(buffer, at, len(buffer))
+        return len(buffer) if end < 0 else self._end_line(buffer, end)
+
+    def _end_line(self, buffer: bytes, end: int) -> int:
+        self._at = _At.LINE_START
+        at = behind_line_end(buffer, end)
+        self._after_cr = at == len(buffer) and buffer.endswith(b"\r")
+        return at
+
+    def _next_break(self, buffer: bytes, at: int) -> tuple[int, bool]:
+        """Return where the line that is being folded breaks, and True; or how far there is nothing to do, and False."""
+        limit = max(at, at + self._width - self._used)
+        end = first_line_end(buffer, at, limit + _LOOK_AROUND)
+        if 0 <= end <= limit:
+            return self._end_line(buffer, end), False
+        if end < 0 and len(buffer) < limit + _LOOK_AROUND:
+            return self._wait_for(limit + _LOOK_AROUND - at, buffer, at), False
+        place = self._last_place(buffer, at, limit)
+        if place is None:  # the token is longer than a line
+            self._at = _At.STRING if buffer[at] == 0x22 else _At.WORD
+            return at + 1, False
+        behind = buffer[max(0, place - _LOOK_AROUND) : place]
+        if place < _LOOK_AROUND:
+            behind = (self._behind + behind)[-_LOOK_AROUND:]
+        if not _may_stand_between_tokens(behind, buffer[place : place + _LOOK_AROUND]):
+            self._give_up(f"{behind[-16:]!r} before {buffer[place : place + 16]!r}")
+            return place, False
+        return place, True
+
+    def _last_place(self, buffer: bytes, at: int, limit: int) -> int | None:
+        """Return the last place between two tokens up to *limit*, None if that would leave the line empty."""
+        text, start = buffer, at
+        if buffer.find(b"\\", at, limit) >= 0:
+            text, start = _without_escapes(buffer[at:limit]), 0
+        stop = start + limit - at
+        if text.count(b'"', start, stop) % 2:  # in a string: before it
+            place = at + text.rfind(b'"', start, stop) - start
+        elif limit == at or buffer[limit] in _BETWEEN or buffer[limit - 1] in _BETWEEN:
+            place = limit
+        else:  # in a number or literal: before it
+            tail = max(at, limit - _LOOK_AROUND)
+            last = _UP_TO_LAST_BREAK.match(buffer, tail, limit) or _UP_TO_LAST_BREAK.match(buffer, at, limit)
+            place = last.end() if last else at
+        return None if place == at and self._used <= len(_DATA) else place
+
+    def _pass_string(self, buffer: bytes, at: int) -> int:
+        """Pass the string that has begun before *at*, up to its closing quote."""
+        stop = min(len(buffer), at + self._width)
+        text, start = buffer, at
+        if buffer.find(b"\\", at, stop) >= 0:
+            text, start = _without_escapes(buffer[at:stop]), 0
+        quote = text.find(b'"', start, start + stop - at)
+        end = first_line_end(buffer, at, stop if quote < 0 else at + quote - start)
+        if end >= 0:
+            self._give_up("a string that its line leaves open")
+            return end
+        if quote >= 0:
+            self._at, self._used = _At.JSON, self._width
+            return at + quote - start + 1
+        if text[start + stop - at - 1] == 0x5C:  # half an escape: the other half may be a quote
+            return self._wait_for(2, buffer, stop - 1) if stop == len(buffer) else stop - 1
+        return stop
+
+    def _pass_word(self, buffer: bytes, at: int) -> int:
+        found = _NEXT_BREAK.search(buffer, at)
+        if found is None:
+            return len(buffer)
+        self._at, self._used = _At.JSON, self._width
+        return found.start()
+
+    def _give_up(self, reason: str) -> None:
+        self._at, self._is_json = _At.REST_OF_LINE, False
+        self._tell(f"an event's data begins as JSON and is none ({reason}): folded no further")
+
+
+def _without_escapes(text: bytes) -> bytes:
+    """Return as many bytes, in which each quote begins or ends a string. *text* begins outside of an escape."""
+    return text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
+
+
+def _may_stand_between_tokens(behind: bytes, ahead: bytes) -> bool:
+    """Tell whether JSON may have a token's end behind and a token's start ahead, as far as can be seen."""
+    left, right = behind.rstrip(b" \t"), ahead.lstrip(b" \t")
+    if not left or not right or right[0] in b"\r\n":
+        return True  # too much whitespace to see the token
+    if not (_may_follow(left, right) and _may_be_word(_WORD_AHEAD, right)):
+        return False
+    if left[-1] not in b",:":
+        return True
+    value = left[:-1].rstrip(b" \t")  # "Well, 5 of them" has a comma before a number, too
+    return not value or _may_follow(value, left[-1:])
+
+
+def _may_follow(left: bytes, right: bytes) -> bool:
+    return right[0] in _MAY_FOLLOW.get(left[-1], ()) and _may_be_word(_WORD_BEHIND, left)
+
+
+def _may_be_word(where: re.Pattern[bytes], side: bytes) -> bool:
+    found = where.search(side)
+    assert found is not None
+    word = found.group()
+    if not word or _WORD.fullmatch(word):
+        return True
+    return len(word) == len(side) and _PART_OF_A_NUMBER.fullmatch(word) is not None  # a number longer than what is seen

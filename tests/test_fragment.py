@@ -1,0 +1,314 @@
+"""A large event leaves in pieces and is one event again, or none."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable
+from itertools import pairwise
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssemiddleware import Event, Fragment, FragmentJoiner, read_events
+from ssemiddleware.event_stream import received_event
+from ssemiddleware.fragment import Fragmenting, asks_for_fragments
+
+
+def fragment(blocks: Iterable[bytes], *, over: int = 20, size: int = 22) -> list[bytes]:
+    fragmenting = Fragmenting(over=over, size=size)
+    pieces = [piece for block in blocks for piece in fragmenting.feed(block)]
+    assert all(pieces), "an empty piece"
+    return pieces + list(fragmenting.finish())
+
+
+def cut(stream: bytes, places: Iterable[int]) -> list[bytes]:
+    return [stream[start:stop] for start, stop in pairwise([0, *sorted(places), len(stream)])]
+
+
+def joined(blocks: Iterable[bytes]) -> list[Event]:
+    return list(read_events(blocks, join_fragments=True))
+
+
+TEXT = b"data: abcdefghijklmnopqrstuvwxyz\n\n"  # 26 bytes
+PIECES = (
+    b"event: fragment\ndata: 0-14/26\ndata: abcdefghijklmno\n\n",
+    b"event: fragment\ndata: 15-25/26\ndata: pqrstuvwxyz\n\n",
+)
+
+
+def test_an_event_with_more_data_than_over_leaves_in_pieces() -> None:
+    assert fragment([TEXT]) == list(PIECES)
+    assert fragment([TEXT], over=25) == list(PIECES)
+    assert fragment([TEXT], over=26) == [TEXT]
+
+
+def test_no_line_of_a_fragment_is_longer_than_size_its_end_counted() -> None:
+    for size in range(16, 60):
+        assert max(len(line) + 1 for line in b"".join(fragment([TEXT * 3], size=size)).split(b"\n")) <= size
+
+
+def test_each_piece_leaves_as_soon_as_it_is_full_and_the_length_is_named_when_it_is_known() -> None:
+    fragmenting = Fragmenting(over=20, size=22)
+    assert list(fragmenting.feed(TEXT[:20])) == []
+    assert list(fragmenting.feed(TEXT[20:30])) == [PIECES[0].replace(b"/26", b"/*")]
+    assert list(fragmenting.feed(TEXT[30:-1])) == []
+    assert list(fragmenting.feed(TEXT[-1:])) == [PIECES[1]]
+    assert not fragmenting.is_holding
+
+
+def test_the_id_moves_only_when_the_event_is_whole() -> None:
+    first, last = fragment([b"id: 7\n" + TEXT])
+    assert first == PIECES[0]
+    assert last == PIECES[1][:-1] + b"id: 7\n\n"
+
+
+def test_the_type_goes_into_each_header_once_it_is_known() -> None:
+    assert fragment([b"event: a b\n" + TEXT]) == [piece.replace(b"/26", b"/26 a b") for piece in PIECES]
+    assert fragment([TEXT[:-1] + b"event: late\n\n"]) == [PIECES[0], PIECES[1].replace(b"/26", b"/26 late")]
+    assert fragment([b"event: message\n" + TEXT]) == list(PIECES)
+
+
+def test_everything_else_leaves_with_the_next_fragment() -> None:
+    stream = b"retry: 5\n: c\nfoo: bar\n" + TEXT[:-1] + b": d\nretry: 6\n\n"
+    first, last = PIECES
+    assert fragment([stream]) == [b"retry: 5\n: c\n", first[:-1] + b"foo: bar\n\n", last[:-1] + b": d\nretry: 6\n\n"]
+
+
+def test_what_stands_between_two_events_leaves_at_once() -> None:
+    fragmenting = Fragmenting(over=20, size=22)
+    for block in (b": comment\n", b"retry: 5\r\n", b"\n", b":\r", b"data: 1\n\n:\n"):
+        assert list(fragmenting.feed(block)) == [block]
+
+
+def test_an_event_of_several_lines_of_data_is_joined_by_lf() -> None:
+    event = Event("first\n\nthird is longer than that\n ", event="note", id="1")
+    assert joined(fragment([bytes(event)])) == [event]
+    assert joined(fragment([bytes(event).replace(b"\n", b"\r\n")])) == [event]
+    assert joined(fragment([bytes(event).replace(b"\n", b"\r")])) == [event]
+
+
+def test_pieces_are_cut_at_characters() -> None:
+    event = Event("aä€𝄞" * 20)
+    for size in range(16, 40):
+        fragments = list(read_events(fragment([bytes(event)], size=size)))
+        assert len(fragments) > 1
+        assert not any("\ufffd" in piece.data for piece in fragments)
+        assert "".join(piece.data.partition("\n")[2] for piece in fragments) == event.data
+
+
+def test_an_event_that_is_long_but_not_for_its_data_passes_as_it_is() -> None:
+    blocks = [b"data: 1\n", *[b": a long comment\n"] * 10_000, b"data: 2\n\n", TEXT]
+    assert b"".join(fragment(blocks)) == b"".join(blocks[:-1]) + b"".join(PIECES)
+
+
+def test_an_event_that_the_stream_leaves_unfinished_is_torn_and_not_wrong() -> None:
+    stream = b"id: 3\nevent: note\n" + TEXT
+    for length in range(len(stream)):
+        for blocks in ([stream[:length]], [stream[index : index + 1] for index in range(length)]):
+            fragments = fragment(blocks)
+            assert joined(fragments) == []
+            events = list(read_events(fragments))
+            assert [(event.event, event.id) for event in events] in ([], [("fragment", None)])
+
+
+def test_a_bom_at_the_start_is_no_part_of_the_event() -> None:
+    assert b"".join(fragment([b"\xef\xbb\xbf" + TEXT])) == b"\xef\xbb\xbf" + b"".join(PIECES)
+    assert b"".join(fragment([b"\xef", b"\xbb", b"\xbf" + TEXT])) == b"\xef\xbb\xbf" + b"".join(PIECES)
+
+
+# -- Joining
+
+NOTE = Event("a text of twenty-six bytes", event="note", id="7", retry=5)
+
+
+def fragments_of(event: Event) -> list[Event]:
+    return list(read_events(fragment([bytes(event)])))
+
+
+def test_a_reader_gets_the_event_that_the_application_sent() -> None:
+    assert joined(fragment([bytes(NOTE), bytes(Event("small")), bytes(NOTE)])) == [
+        NOTE,
+        Event("small", id="7"),
+        NOTE,
+    ]
+
+
+@pytest.mark.parametrize("gone", [0, 1])
+def test_an_event_of_which_a_fragment_is_missing_is_thrown_away(gone: int) -> None:
+    joiner = FragmentJoiner()
+    fragments = fragments_of(NOTE)
+    del fragments[gone]
+    received = [joiner.join(event) for event in [*fragments, Event("another"), *fragments_of(NOTE)]]
+    assert [event for event in received if event] == [Event("another"), NOTE]
+
+
+def test_an_event_that_begins_again_begins_anew() -> None:
+    joiner = FragmentJoiner()
+    first, last = fragments_of(NOTE)
+    assert [joiner.join(event) for event in (first, first, last)] == [None, None, NOTE]
+
+
+def test_another_event_in_between_ends_an_unfinished_one() -> None:
+    joiner = FragmentJoiner()
+    first, last = fragments_of(NOTE)
+    assert [joiner.join(event) for event in (first, Event("another"), last)] == [None, Event("another"), None]
+
+
+def test_discard_forgets_what_came_before_the_stream_broke_off() -> None:
+    joiner = FragmentJoiner()
+    first, last = fragments_of(NOTE)
+    joiner.join(first)
+    joiner.discard()
+    assert joiner.join(last) is None
+
+
+def test_the_length_stays_what_it_was() -> None:
+    joiner = FragmentJoiner()
+    assert joiner.join(Event("0-1/4\nab", "fragment")) is None
+    assert joiner.join(Event("2-4/5\ncde", "fragment")) is None
+
+
+FOREIGN = [
+    "",
+    "0-3/4",
+    "text\nabcd",
+    "00-3/4\nabcd",
+    "0-3/4 \nabcd",
+    "0-3/\nabcd",
+    "+0-3/4\nabcd",
+    "0-٣/4\nabcd",
+    "0-3/4message\nabcd",
+]
+
+
+@pytest.mark.parametrize("data", FOREIGN)
+def test_an_application_s_own_event_of_that_type_stays_one(data: str) -> None:
+    event = Event(data, event="fragment")
+    assert FragmentJoiner().join(event) is event
+    assert list(read_events([bytes(event)], join_fragments=True)) == [event]
+
+
+def test_fragments_are_not_joined_unless_that_is_asked_for() -> None:
+    assert [event.event for event in read_events(fragment([TEXT]))] == ["fragment", "fragment"]
+
+
+# -- For all input
+
+PARTS = [
+    b"data: ",
+    b"data:",
+    b"data",
+    b"id: 7",
+    b"id",
+    b"id: \0",
+    b"event: x y",
+    b"event: message",
+    b"event:",
+    b"retry: 5",
+    b": c",
+]
+PARTS += [b"foo: bar", b"event: fragment", b"data: 0-3/4", b"a", b"\n", b"\n", b"\n\n", b"\r\n", b"\r", b"\x00", b"\xc3\xa9"]
+PARTS += [b"\xf0\x9f\x98\x80", b"\xff", b"\xed\xa0\x80", b"\xef\xbb\xbf", b"\xc3", b" ", b"x" * 40]
+streams = st.lists(st.sampled_from(PARTS), max_size=60).map(b"".join)
+places = st.lists(st.integers(0, 400), max_size=8)
+sizes = st.integers(16, 40)
+
+
+def sent(events: Iterable[Event]) -> list[tuple[str, str | None, str | None]]:
+    """Leave out what a reader cannot tell: no type and ``message``. A ``fragment`` of the application's may be joined, too."""
+    return [(event.data, None if event.event == "message" else event.event, event.id) for event in events]
+
+
+@given(streams, st.integers(1, 60), sizes, places)
+def test_fragmenting_and_joining_is_the_identity(stream: bytes, over: int, size: int, places: list[int]) -> None:
+    fragments = fragment(cut(stream, [place % (len(stream) + 1) for place in places]), over=over, size=size)
+    before = [joined([bytes_of(event)]) for event in read_events([stream])]
+    assert sent(joined(fragments)) == sent(event for events in before for event in events)
+    for event in read_events(fragments):
+        assert event.event == "fragment" or "\ufffd" in event.data or len(event.data.encode()) <= over, "too large"
+
+
+def bytes_of(event: Event) -> bytes:
+    """Write what was read, as far as a joiner looks at it."""
+    return bytes(event) if event.event == "fragment" else bytes(received_event(event.data, event.event, event.id, None))
+
+
+events = st.builds(Event, st.text(alphabet=st.characters(exclude_categories=["Cs"], exclude_characters="\r"), max_size=100))
+
+
+@given(st.lists(events, min_size=1, max_size=4), st.integers(0, 2000), places, sizes)
+def test_a_stream_that_is_cut_anywhere_and_continued_gives_each_event_once(
+    events: list[Event], broken_at: int, places: list[int], size: int
+) -> None:
+    events = [Event(event.data, id=str(number)) for number, event in enumerate(events)]
+    stream = b"".join(fragment([b"".join(map(bytes, events))], over=20, size=size))
+    joiner, received, last_event_id = FragmentJoiner(), [], None
+    for event in read_events([stream[: broken_at % (len(stream) + 1)]]):  # the connection breaks in the middle of it
+        last_event_id = event.id
+        received.append(joiner.join(event))
+    rest = events[0 if last_event_id is None else int(last_event_id) + 1 :]
+    again = b"".join(fragment(cut(b"".join(map(bytes, rest)), [place % 50 for place in places if rest]), over=20, size=size))
+    received += [joiner.join(event) for event in read_events([again])]
+    assert [event for event in received if event] == events
+
+
+# -- Options, growth
+
+WRONG = [
+    ({"over": 0}, "over must be a whole number of bytes from 1, got 0"),
+    ({"size": 15}, "size must be a whole number of bytes from 16, got 15"),
+    ({"size": "64K"}, "size must be a whole number of bytes from 16, got '64K'"),
+    ({"when": True}, "when must be a callable that takes the environ, got True"),
+]
+
+
+@pytest.mark.parametrize(("options", "error"), WRONG)
+def test_a_wrong_option_is_named(options: dict[str, int], error: str) -> None:
+    with pytest.raises(ValueError, match=error):
+        Fragment(**options)  # type: ignore[arg-type]
+
+
+QUERIES = {"sse-fragments=1": True, "a=b&sse-fragments=1": True, "": False, "sse-fragments=0": False, "xsse-fragments=1": False}
+
+
+@pytest.mark.parametrize("query", QUERIES)
+def test_a_client_asks_for_fragments_in_the_query(query: str) -> None:
+    assert asks_for_fragments({"QUERY_STRING": query}) is QUERIES[query]
+
+
+SHAPES: dict[str, Callable[[int], bytes]] = {
+    "one line": lambda n: b"x" * n,
+    "short lines": lambda n: b"\ndata: ".join([b"x" * 10] * (n // 10)),
+    "empty lines": lambda n: b"\ndata:" * (n // 10),
+    "comments": lambda n: b"\n: c" * (n // 10),
+}
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("size", [1, 1000, 10**9], ids=["byte by byte", "in blocks of 1 KB", "whole"])
+def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> None:
+    n = 20_000 if size == 1 else 200_000
+
+    def seconds(n: int) -> float:
+        stream = b"data: " + SHAPES[shape](n) + b"\n\n"
+        blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
+        best = float("inf")
+        for _ in range(3):
+            began = time.perf_counter()
+            fragment(blocks, over=4096, size=1024)
+            best = min(best, time.perf_counter() - began)
+        return best
+
+    assert seconds(4 * n) < 10 * seconds(n) + 0.01
+
+
+def test_joining_is_linear_in_the_length_of_the_event() -> None:
+    def seconds(n: int) -> float:
+        stream = fragment([b"data: " + b"x" * n + b"\n\n"], over=4096, size=1024)
+        began = time.perf_counter()
+        (event,) = joined(stream)
+        assert len(event.data) == n
+        return time.perf_counter() - began
+
+    assert min(seconds(8_000_000) for _ in range(3)) < 10 * min(seconds(2_000_000) for _ in range(3)) + 0.01

@@ -1,0 +1,328 @@
+"""Oversized events on their way through the middleware, on both paths; and the line in the log about those left as they are."""
+
+from __future__ import annotations
+
+import json
+import logging
+import threading
+from collections.abc import Iterable, Iterator
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from ssemiddleware import Event, Fold, Fragment, SSEMiddleware, read_events
+from ssemiddleware.event_stream import HEARTBEAT
+from ssemiddleware.fold import Folding
+from ssemiddleware.fragment import Fragmenting
+from ssemiddleware.oversized import LONG_LINE, LongLineWatch, OversizedEvents
+
+from .applications import (
+    ANNOUNCED,
+    DEADLINE,
+    EVENT_STREAM,
+    Blocks,
+    Response,
+    application_of,
+    environ_of,
+    respond,
+    respond_unchecked,
+)
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+ASKS = {"QUERY_STRING": "sse-fragments=1"}
+both_paths = pytest.mark.parametrize("request_", [{}, ANNOUNCED], ids=["inline", "announced"])
+
+VALUE = [{"id": number, "text": 'some, "text" with {brackets}'} for number in range(40)]
+LARGE = Event(json=VALUE, id="1")
+FOLDS = Fold(over=100, width=100)
+FRAGMENTS = Fragment(over=100, size=100)
+
+
+def longest_line(body: bytes) -> int:
+    return max(map(len, body.splitlines()))
+
+
+# -- Through the middleware
+
+
+@both_paths
+@pytest.mark.parametrize("size", [1, 10, 1000, 100_000])
+def test_a_large_event_is_folded(size: int, request_: dict[str, str]) -> None:
+    stream = b"data: 1\n\n" + bytes(LARGE) + b"data: 2\n\n"
+    blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
+    body = respond(application_of(blocks), request_, oversized=FOLDS).body()
+    first, large, last = read_events([body])
+    assert (first.data, large.id, last.data) == ("1", "1", "2")
+    assert json.loads(large.data) == VALUE
+    assert longest_line(body) <= 100
+
+
+@both_paths
+@pytest.mark.parametrize("size", [1, 10, 1000, 100_000])
+def test_a_large_event_leaves_in_fragments_if_the_client_asks_for_them(size: int, request_: dict[str, str]) -> None:
+    stream = b"data: 1\n\n" + bytes(LARGE) + b"data: 2\n\n"
+    blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
+    body = respond(application_of(blocks), request_ | ASKS, oversized=FRAGMENTS).body()
+    events = list(read_events([body]))
+    assert [event.event for event in events] == [None, *["fragment"] * (len(events) - 2), None]
+    assert [event.id for event in events] == [None] * (len(events) - 2) + ["1", "1"]
+    assert list(read_events([body], join_fragments=True)) == [Event("1"), LARGE, Event("2", id="1")]
+
+
+@both_paths
+def test_the_whole_length_is_named_at_once_if_the_event_is_one_block(request_: dict[str, str]) -> None:
+    body = respond(application_of([bytes(LARGE)]), request_ | ASKS, oversized=FRAGMENTS).body()
+    lengths = {event.data.partition("\n")[0].partition("/")[2] for event in read_events([body])}
+    assert lengths == {str(len(LARGE.data))}
+
+
+@both_paths
+def test_a_client_that_does_not_ask_gets_no_fragments(request_: dict[str, str]) -> None:
+    body = respond(application_of([bytes(LARGE)]), request_, oversized=FRAGMENTS, heartbeat=None).body()
+    assert body == bytes(LARGE)
+
+
+@both_paths
+def test_when_tells_who_gets_fragments(request_: dict[str, str]) -> None:
+    fragments = Fragment(over=100, size=100, when=lambda environ: environ["PATH_INFO"] == "/large")
+    for path, types in (("/large", {"fragment"}), ("/other", {None})):
+        body = respond(application_of([bytes(LARGE)]), request_ | {"PATH_INFO": path}, oversized=fragments).body()
+        assert {event.event for event in read_events([body])} == types
+
+
+@both_paths
+def test_with_both_whoever_asks_gets_fragments_and_everybody_else_gets_folded_lines(request_: dict[str, str]) -> None:
+    medium = Event(json=list(range(60)))  # too long for a line, too short for fragments
+    blocks = [bytes(LARGE), bytes(medium)]
+    options = [Fold(over=100, width=100), Fragment(over=300, size=100)]
+    asks, other = (respond(application_of(blocks), request_ | more, oversized=options).body() for more in (ASKS, {}))
+    assert longest_line(asks) <= 100
+    assert longest_line(other) <= 100
+    assert [event.event for event in read_events([other])] == [None, None]
+    large, folded = read_events([asks], join_fragments=True)
+    assert large == LARGE
+    assert (json.loads(folded.data), folded.event) == (json.loads(medium.data), None)
+
+
+@both_paths
+def test_a_body_that_is_encoded_is_left_alone(request_: dict[str, str]) -> None:
+    blocks = [bytes(LARGE)]
+    for encoding, is_left_alone in (("gzip", True), ("identity", False)):
+        application = application_of(blocks, EVENT_STREAM, ("Content-Encoding", encoding))
+        body = respond(application, request_, oversized=FOLDS, heartbeat=None).body()
+        assert (body == bytes(LARGE)) == is_left_alone
+
+
+@both_paths
+def test_what_is_written_is_folded_as_well(request_: dict[str, str]) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [EVENT_STREAM])
+        for start in range(0, len(stream), 50):
+            write(stream[start : start + 50])
+        return []
+
+    stream = bytes(LARGE) + b"data: [1, 2"
+    body = respond(application, request_, oversized=FOLDS, heartbeat=None).body()
+    assert longest_line(body) <= 100
+    assert body.replace(b"\ndata: ", b"") == stream.replace(b"\ndata: ", b"")
+
+
+@both_paths
+def test_no_block_is_larger_than_max_block(request_: dict[str, str]) -> None:
+    response = respond(application_of([bytes(LARGE)]), request_, oversized=FOLDS, max_block=32)
+    blocks = list(response.blocks())
+    assert max(map(len, blocks)) <= 32
+    (event,) = read_events(blocks)
+    assert json.loads(event.data) == VALUE
+
+
+@both_paths
+def test_an_unfinished_event_leaves_at_the_stream_s_end_as_it_came(request_: dict[str, str]) -> None:
+    for oversized in (FOLDS, FRAGMENTS, [FOLDS, FRAGMENTS]):
+        unfinished = b"data: 1\n\nid: 1\ndata: [1, 2"
+        body = respond(application_of([unfinished]), request_ | ASKS, oversized=oversized, heartbeat=None).body()
+        assert body == unfinished
+
+
+def test_inline_each_block_that_comes_is_answered_with_one() -> None:
+    """PEP 3333: an empty block if need be, so that a server with one thread can do other work."""
+    stream = bytes(LARGE)
+    pulled = 0
+
+    def produce() -> Iterator[bytes]:
+        nonlocal pulled
+        for index in range(len(stream)):
+            pulled += 1
+            yield stream[index : index + 1]
+
+    response = respond(application_of(produce()), {}, oversized=FOLDS)
+    for number, _ in enumerate(response.blocks(), 1):
+        assert number >= pulled
+
+
+def test_a_heartbeat_may_leave_while_the_beginning_of_an_event_is_held_back() -> None:
+    go_on = threading.Event()
+
+    def produce() -> Iterator[bytes]:
+        yield b"data: [1, 2"
+        assert go_on.wait(DEADLINE)
+        yield b", 3]\n\n"
+
+    response = respond(application_of(produce()), ANNOUNCED, oversized=FOLDS, heartbeat=0.01)
+    blocks = response.blocks()
+    assert [next(blocks), next(blocks), next(blocks)] == [HEARTBEAT] * 3
+    go_on.set()
+    assert [event.data for event in read_events(blocks)] == ["[1, 2, 3]"]
+
+
+def test_the_application_stays_read_ahead_before_the_client_as_without() -> None:
+    made = 0
+
+    def produce() -> Iterator[bytes]:
+        nonlocal made
+        for _ in range(100):
+            made += 1
+            yield bytes(LARGE)
+
+    response = respond(application_of(produce()), ANNOUNCED, oversized=FOLDS, read_ahead=1000, max_block=500)
+    blocks = response.blocks()
+    size = len(bytes(LARGE))
+    received = 0
+    for block in blocks:
+        received += len(block)
+        assert made <= received / size + 3
+
+
+@both_paths
+def test_a_drain_ends_a_stream_whose_next_event_is_held_back(request_: dict[str, str]) -> None:
+    def produce() -> Iterator[bytes]:
+        yield b"data: 1\n\ndata: [1, 2"
+        middleware.drain()
+        while True:
+            yield b""
+
+    middleware = SSEMiddleware(application_of(produce()), oversized=FOLDS, retry=None, heartbeat=None)
+    response = Response(middleware, environ_of(request_))
+    assert response.body() == b"data: 1\n\n"
+
+
+@given(st.lists(st.binary(max_size=30) | st.sampled_from([b"data: [1, 2, 3, 4, 5, 6, 7]\n\n", b"data: a\n\n"]), max_size=12))
+def test_what_needs_nothing_is_the_very_same_bytes(blocks: list[bytes]) -> None:
+    for step in (Folding(over=1000, width=1000), Fragmenting(over=1000, size=1000), LongLineWatch(lambda data: None)):
+        chain = OversizedEvents([step])
+        left = [piece for block in blocks for piece in chain.feed(block)]
+        assert b"".join([*left, *chain.finish()]) == b"".join(blocks)
+
+
+@pytest.mark.parametrize("oversized", [FOLDS, FRAGMENTS, [FOLDS, FRAGMENTS], None], ids=["fold", "fragment", "both", "none"])
+def test_whole_small_events_pass_without_a_copy(oversized: object) -> None:
+    block = b"data: 1\n\ndata: [2, 3]\n\n"
+    blocks = list(respond_unchecked(application_of(Blocks([block])), ASKS, oversized=oversized).blocks())
+    assert blocks[0] is block
+
+
+# -- The line in the log
+
+JSON_LINE = b"data: " + json.dumps(["x" * 100] * 1000).encode() + b"\n\n"
+TEXT_LINE = b"data: " + b"x" * 100_000 + b"\n\n"
+STRING_LINE = b"data: " + json.dumps(["x" * 100_000]).encode() + b"\n\n"
+
+
+def long_lines_told(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if "KiB" in record.getMessage()]
+
+
+REMEDIES = {
+    "JSON": (JSON_LINE, None, "oversized=Fold() breaks such JSON"),
+    "text": (TEXT_LINE, None, "oversized=Fragment() sends it in pieces"),
+    "one JSON string": (STRING_LINE, Fold(), "oversized=Fragment() sends it in pieces"),
+    "JSON in fragments": (JSON_LINE, Fragment(), "oversized=Fold() breaks such JSON"),
+    "text in fragments": (TEXT_LINE, Fragment(), "a client that asks for fragments (sse-fragments=1 in the query)"),
+    "folded JSON": (JSON_LINE, Fold(), None),
+}
+
+
+@both_paths
+@pytest.mark.parametrize("case", REMEDIES)
+def test_the_first_long_line_is_told_about_with_its_remedy(
+    case: str, request_: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    stream, oversized, remedy = REMEDIES[case]
+    middleware = SSEMiddleware(application_of([b"data: 1\n\n", stream, stream]), oversized=oversized)
+    for _ in range(2):
+        assert len(Response(middleware, environ_of(request_)).body()) >= 2 * len(stream)
+    told = long_lines_told(caplog)
+    assert [str(remedy) in line for line in told] == ([] if remedy is None else [True])
+    assert not told or told[0].startswith("/ sends an event line of more than 64 KiB: WebKit (Safari) takes quadratic time")
+
+
+@both_paths
+@pytest.mark.parametrize("size", [10, 1000, 65536, 80_000])
+def test_a_long_line_in_small_blocks_is_told_about_too(
+    size: int, request_: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    stream = b"data: 1\n\n" + JSON_LINE
+    blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
+    assert respond(application_of(blocks), request_, heartbeat=None).body() == stream
+    assert len(long_lines_told(caplog)) == 1
+
+
+UNTOLD = {
+    "lines of just 64 KiB": [b"data: " + b"x" * (LONG_LINE - 6) + b"\n\n"] * 3,
+    "many short lines": [b"data: 1\ndata: 2\n" * 10_000],
+    "a long comment": [b":" + b" " * 100_000 + b"\n"],
+    "a long comment before a short line": [b":" + b" " * 100_000 + b"\ndata: 1\n\n" * 2],
+    "short lines in parts": [b"data: 1", b"2", b"3\n", b"\n"] * 1000,
+}
+
+
+@both_paths
+@pytest.mark.parametrize("case", UNTOLD)
+def test_nothing_is_told_without_a_long_line(case: str, request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.WARNING)
+    blocks = UNTOLD[case]
+    assert respond(application_of(blocks), request_, heartbeat=None).body() == b"".join(blocks)
+    assert long_lines_told(caplog) == []
+
+
+@given(
+    st.lists(st.sampled_from([b"data: ", b"x" * (LONG_LINE // 2), b"x" * 40_000, b"\n", b"\r", b"\r\n", b": "]), max_size=12),
+    st.lists(st.integers(0, 300_000), max_size=4),
+)
+def test_the_watch_tells_of_just_the_lines_that_are_too_long(parts: list[bytes], places: list[int]) -> None:
+    stream = b"".join(parts)
+    cuts = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
+    told: list[bytes] = []
+    watch = LongLineWatch(told.append)
+    for start, stop in pairwise(sorted(set(cuts))):
+        assert list(watch.feed(stream[start:stop])) == [stream[start:stop]]
+    lines = stream.replace(b"\r", b"\n").split(b"\n")
+    long_lines = [line for line in lines if len(line) > LONG_LINE and line.startswith(b"data:")]
+    assert bool(told) == bool(long_lines)
+
+
+def test_what_began_as_json_and_is_none_is_told_about_once(caplog: pytest.LogCaptureFixture) -> None:
+    middleware = SSEMiddleware(application_of([b"data: [1, 2" + b" or 3, 4" * 100 + b"\n\n"] * 2), oversized=FOLDS)
+    for _ in range(2):
+        Response(middleware, environ_of(ANNOUNCED)).body()
+    told = [record.getMessage() for record in caplog.records if "begins as JSON" in record.getMessage()]
+    assert len(told) == 1
+    assert told[0].startswith("/ sends")
+
+
+# -- The option
+
+WRONG = [True, "fold", Fold, [Fold(), "fold"], [Fold(), Fold()], {"over": 1}]
+
+
+@pytest.mark.parametrize("oversized", WRONG)
+def test_a_wrong_option_is_named(oversized: object) -> None:
+    with pytest.raises(
+        ValueError, match=r"oversized must be Fold\(\.\.\.\), Fragment\(\.\.\.\), a list with one of each, or None"
+    ):
+        SSEMiddleware(application_of([]), oversized=oversized)  # type: ignore[arg-type]
