@@ -16,7 +16,8 @@ from typing import Any
 import pytest
 
 import ssemiddleware
-from ssemiddleware import SSEMiddleware, wrap
+from ssemiddleware import SSEMiddleware, read_events, wrap
+from ssemiddleware.fragment import Fragmenting
 from ssemiddleware.testing import open_stream
 
 ROOT = Path(__file__).parent.parent
@@ -65,6 +66,22 @@ def test_the_readme_s_options_are_those_there_are() -> None:
     for name, shown in rows:
         default = eval(shown, vars(ssemiddleware))
         assert repr(default) == repr(defaults[name]), name
+
+
+def test_the_example_of_fragments_is_what_leaves_and_what_the_reader_there_joins() -> None:
+    document = (ROOT / "docs" / "fragments.md").read_text(encoding="utf-8")
+    event, fragments = (block.encode() for block in re.findall(r"```event-stream\n(.*?)```", document, re.DOTALL))
+    (written,) = re.findall(r"Fragment\((over=\d+, size=\d+)\)", document)
+    fragmenting = eval(f"Fragmenting({written})", {"Fragmenting": Fragmenting})
+    assert b"".join(fragmenting.feed(event)) == fragments
+    (code,) = re.findall(r"```python\n(.*?)```", document, re.DOTALL)
+    reader: dict[str, Any] = {}
+    exec(code, reader)
+    (whole,) = read_events([event])
+    pieces = [fragment.data for fragment in read_events([fragments])]
+    assert [reader["join"](piece) for piece in pieces] == [None, None, ("greeting", whole.data)]
+    torn = [pieces[0], pieces[2], pieces[1], pieces[0], pieces[1], pieces[2]]
+    assert [reader["join"](piece) for piece in torn] == [None] * 5 + [("greeting", whole.data)]
 
 
 def test_the_readme_s_make_commands_exist() -> None:
