@@ -1,4 +1,4 @@
-"""The command line: `python -m ssemiddleware demo` shows bare and wrapped event streams side by side in a browser."""
+"""The command line: `demo` shows bare and wrapped event streams in a browser, `client-js` prints the reader of fragments."""
 
 from __future__ import annotations
 
@@ -9,6 +9,9 @@ import os
 import socket
 import sys
 from collections.abc import Sequence
+from pathlib import Path
+
+CLIENT = Path(__file__).with_name("client.js")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -25,6 +28,8 @@ def command_line() -> argparse.ArgumentParser:
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     demo.add_argument("--port", default=8000, type=port_number, help="port to listen on (default: %(default)s)")
     demo.set_defaults(run=serve_demo)
+    client = commands.add_parser("client-js", help="print the JavaScript module that joins fragments in browsers")
+    client.set_defaults(run=print_client)
     return parser
 
 
@@ -33,6 +38,11 @@ def port_number(text: str) -> int:
     if text.isascii() and text.isdigit() and 1 <= int(text) <= 65535:
         return int(text)
     raise argparse.ArgumentTypeError(f"must be a whole number from 1 to 65535, got {text!r}")
+
+
+def print_client(_options: argparse.Namespace) -> None:
+    """Write the module as it is, for a page's static files."""
+    sys.stdout.write(CLIENT.read_text("utf-8"))
 
 
 def serve_demo(options: argparse.Namespace) -> None:

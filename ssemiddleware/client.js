@@ -1,0 +1,156 @@
+// EventSource for streams of large events: joins the fragments that ssemiddleware's Fragment makes of them.
+//
+//     import {FragmentedEventSource} from "./client.js";
+//     const source = new FragmentedEventSource("/stream");
+//     source.onmessage = event => show(JSON.parse(event.data));
+//     source.onprogress = event => bar.value = event.loaded / event.total;
+//
+// The format is described in docs/fragments.md of ssemiddleware, https://pypi.org/project/ssemiddleware/. MIT license.
+
+const NUMBER = "(0|[1-9][0-9]{0,17})";
+const HEADER = new RegExp(`^${NUMBER}-${NUMBER}/(?:${NUMBER}|\\*)(?: ([^\\n]+))?\\n`);
+const CLOSED = 2;
+
+/**
+ * An event as it was received; a `MessageEvent` is one.
+ * @typedef {{readonly type: string, readonly data: string, readonly lastEventId: string}} ReceivedEvent
+ */
+
+/**
+ * Puts fragments together again, in linear time, for a reader of any kind: give it every event, and call `discard` where the
+ * connection breaks off. An event that is torn is thrown away, never taken for a whole one.
+ */
+export class FragmentJoiner {
+    /** Bytes of data of the latest event in fragments that have come; 0 when it is torn. */
+    loaded = 0;
+    /** Bytes of data it has in all, 0 as long as that is not known. */
+    total = 0;
+    /** @type {string[] | null} */
+    #pieces = null; // of an unfinished event
+
+    /** Throw away what has come of an unfinished event. */
+    discard() {
+        this.#pieces = null;
+        this.loaded = this.total = 0;
+    }
+
+    /**
+     * Return `event` itself if it is no fragment, the whole event if it is the last one, else null.
+     * @param {ReceivedEvent} event
+     * @returns {ReceivedEvent | null}
+     */
+    join(event) {
+        const header = event.type === "fragment" ? HEADER.exec(event.data) : null;
+        if (!header) {
+            this.discard();
+            return event;
+        }
+        const [first, last, length] = header.slice(1, 4).map(number => Number(number ?? 0));
+        if (first === 0) {
+            this.discard();
+            this.#pieces = [];
+        }
+        if (!this.#pieces || first !== this.loaded || last < first || (this.total && this.total !== length)) {
+            this.discard();
+            return null;
+        }
+        this.#pieces.push(event.data.slice(header[0].length));
+        this.loaded = last + 1;
+        this.total = length;
+        if (this.loaded !== this.total)
+            return null;
+        const data = this.#pieces.join("");
+        this.#pieces = null;
+        return {type: header[4] ?? "message", data, lastEventId: event.lastEventId};
+    }
+}
+
+/**
+ * Return a class of `Base`, which is an `EventSource`, that asks for fragments and joins them.
+ * @template {new (...parameters: any[]) => EventSource} Base
+ * @param {Base} Base
+ */
+export function fragmented(Base) {
+    return class FragmentedEventSource extends Base {
+        #joiner = new FragmentJoiner();
+        /** @type {((this: EventSource, event: ProgressEvent) => any) | null} */
+        #onprogress = null;
+
+        /**
+         * Open the URL with `sse-fragments=1` in its query.
+         * @param {any[]} parameters the URL, and the same options as for `Base`
+         */
+        constructor(...parameters) {
+            const [url, ...options] = parameters;
+            super(asking(String(url)), ...options);
+            // Ours are the first listeners, so nobody else is told of a fragment.
+            super.addEventListener("fragment", event => this.#receive(event));
+            super.addEventListener("error", () => this.#joiner.discard());
+            super.addEventListener("progress", (/** @type {any} */ event) => {
+                if (!(event instanceof MessageEvent)) // the application's own, of the same type
+                    this.#onprogress?.(event);
+            });
+        }
+
+        /**
+         * Called with a `ProgressEvent` for each fragment: `loaded` bytes of `total`, which is 0 if it is not known yet. A
+         * listener for `progress` gets it too, beside the application's own events of that type, which have `data`.
+         */
+        get onprogress() {
+            return this.#onprogress;
+        }
+
+        set onprogress(handler) {
+            this.#onprogress = typeof handler === "function" ? handler : null;
+        }
+
+        /** End the stream for good, and an unfinished event with it. */
+        close() {
+            super.close();
+            this.#joiner.discard();
+        }
+
+        /** @param {MessageEvent} fragment */
+        #receive(fragment) {
+            const event = this.#joiner.join(fragment);
+            if (event === fragment)
+                return; // the application's own, of the same type
+            fragment.stopImmediatePropagation();
+            if (this.#joiner.loaded)
+                this.dispatchEvent(progress(this.#joiner.loaded, this.#joiner.total));
+            if (event && this.readyState !== CLOSED)
+                this.dispatchEvent(new MessageEvent(event.type, {...event, origin: fragment.origin}));
+        }
+    };
+}
+
+/**
+ * A drop-in for `EventSource` that joins fragments and dispatches `progress` events.
+ * `fragmented` makes one of another class, where there is none or a better one.
+ */
+export const FragmentedEventSource = fragmented(globalThis.EventSource ?? class {
+    constructor() {
+        throw new TypeError("There is no EventSource here: use fragmented() with a class of your own");
+    }
+});
+
+/**
+ * Return `url` with `sse-fragments=1`; the rest of it stays as it is, since it may be signed.
+ * @param {string} url
+ */
+function asking(url) {
+    const hash = url.includes("#") ? url.indexOf("#") : url.length;
+    const before = url.slice(0, hash);
+    return `${before}${before.includes("?") ? "&" : "?"}sse-fragments=1${url.slice(hash)}`;
+}
+
+/**
+ * @param {number} loaded
+ * @param {number} total
+ */
+function progress(loaded, total) {
+    const state = {lengthComputable: total > 0, loaded, total};
+    if (typeof ProgressEvent === "function")
+        return new ProgressEvent("progress", state);
+    return Object.assign(new Event("progress"), state); // Node has none
+}
