@@ -1,4 +1,4 @@
-"""One application, mounted bare and wrapped, and a page that shows the difference.
+"""One application, mounted bare and wrapped in several ways, and a page that shows the difference.
 
     python -m ssemiddleware demo
 
@@ -11,14 +11,14 @@ from __future__ import annotations
 import importlib.util
 from typing import TYPE_CHECKING
 
-from ssemiddleware import SSEMiddleware
+from ssemiddleware import Fold, Fragment, SSEMiddleware
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
 
 def create_app() -> WSGIApplication:
-    """Return the page at `/`, the streams at `/bare/` and `/wrapped/`, Django's below `/django/`."""
+    """Return the page at `/`, the streams at `/bare/`, `/wrapped/`, `/folded/` and `/fragments/`, Django's below `/django/`."""
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
     from ssemiddleware.demo.page import create_page
@@ -30,13 +30,15 @@ def create_app() -> WSGIApplication:
 
 
 def bare_and_wrapped() -> dict[str, WSGIApplication]:
-    """Mount one Flask application twice."""
+    """Mount one Flask application bare and wrapped, the latter also with each remedy for large events."""
     from ssemiddleware.demo.flask_streams import create_flask_app
 
     flask_app = create_flask_app()
     return {
         "/bare": flask_app,
         "/wrapped": SSEMiddleware(flask_app),  # the only difference
+        "/folded": SSEMiddleware(flask_app, oversized=Fold()),
+        "/fragments": SSEMiddleware(flask_app, oversized=Fragment()),
     }
 
 

@@ -10,6 +10,7 @@ import psutil
 from flask import Flask, Response, abort, request
 
 from ssemiddleware import Event
+from ssemiddleware.demo.large_event import large_event, large_json
 from ssemiddleware.demo.ticks import client_left_during_pause, ticks
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ def create_flask_app() -> Flask:
     app = Flask(__name__, static_folder=None)
     for view in (ticker, silent, burst, large, memory):
         app.add_url_rule(f"/{view.__name__}", view_func=view)
+    app.add_url_rule("/large.json", view_func=large_without_stream)
     return app
 
 
@@ -40,8 +42,13 @@ def burst() -> Response:
 
 
 def large() -> Response:
-    """One event of `mb` megabytes (10^6 bytes) of JSON."""
-    return event_stream(one_large_event(asked_number("mb", default=5, most=50)))
+    """One event of `mb` megabytes (10^6 bytes) of JSON, on one line."""
+    return event_stream(iter([large_event(asked_bytes())]))
+
+
+def large_without_stream() -> Response:
+    """The data of that event as an ordinary response: what to compare it with. It also makes the event, if that is not done."""
+    return Response(large_json(asked_bytes()), mimetype="application/json")
 
 
 def memory() -> Response:
@@ -52,6 +59,11 @@ def memory() -> Response:
 def event_stream(blocks: Iterator[bytes]) -> Response:
     """Stream the blocks as Flask's documentation shows it, with no header but the type."""
     return Response(blocks, mimetype="text/event-stream")
+
+
+def asked_bytes() -> int:
+    """Read the size of a large event from the query, and return it in bytes."""
+    return asked_number("mb", default=5, most=50) * 1_000_000
 
 
 def asked_number(name: str, default: int, most: int) -> int:
@@ -74,12 +86,6 @@ def small_events(number: int) -> Iterator[bytes]:
     for index in range(1, number + 1):
         yield b"data: %d\n\n" % index  # not Event: the way of the bytes is measured, not their making
     yield bytes(Event(str(number), event="end"))
-
-
-def one_large_event(megabytes: int) -> Iterator[bytes]:
-    """Yield one event of a JSON list of strings, on one line."""
-    row = "An event is as long as its application likes.".ljust(997, ".")  # 1000 bytes with its quotes and comma
-    yield bytes(Event(json=[row] * (megabytes * 1000)))
 
 
 def memory_readings(environ: WSGIEnvironment) -> Iterator[bytes]:

@@ -1,147 +1,17 @@
-"use strict";
+// The page: tickers, tests, memory, headers and terminal lines. The large event has a module of its own.
 
-const SIDES = ["bare", "wrapped"];
-const MOST_STREAMS = 5; // a browser allows six HTTP/1.1 connections to a host, and one has to stay free
-const UNNAMED_EVENT = "message"; // how WHATWG HTML calls an event that has no event field
+import { runLarge, runPlain } from "./large-event.js";
+import {
+  SIDES, STATES, Stopped, UNNAMED_EVENT, byId, clearPanel, closeStream, element, followState, makePanels, megabytes, now, openStream,
+  readStream, showActivity, showBars, showOpenStreams, showResult, showState, troubleOf, trySide, whole,
+} from "./shared.js";
+
 const BURST_EVENTS = 100000;
 const ROUNDS = 3; // a single run says little: the first one warms up, and the machine has other things to do
 const MEMORY_SECONDS = 120;
 const LANE_SECONDS = 30;
-const STATES = ["CONNECTING", "OPEN", "CLOSED"]; // by EventSource.readyState
-const OUTCOMES = ["DONE", "FAILED"]; // how a test's stream ended
 
-/** What a test ends with when its button is pressed again. */
-class Stopped extends Error {}
-
-const byId = id => document.getElementById(id);
-const now = () => performance.now() / 1000;
 const seconds = value => `${value.toFixed(value < 10 ? 2 : 1)} s`;
-const whole = value => Math.round(value).toLocaleString("en");
-const megabytes = bytes => `${(bytes / 1e6).toFixed(1)} MB`;
-
-/* ---- Streams: all of this page's open and close here ---- */
-
-const openStreams = new Set();
-
-/** Opens an event stream; refuses the sixth, which would wait for a connection and look like a dead server. */
-function openStream(path) {
-  if (openStreams.size >= MOST_STREAMS) throw new Error(`this page has ${MOST_STREAMS} streams open already`);
-  const source = new EventSource(path);
-  openStreams.add(source);
-  showOpenStreams();
-  return source;
-}
-
-function closeStream(source) {
-  source.close();
-  openStreams.delete(source);
-  showOpenStreams();
-}
-
-function showOpenStreams() {
-  byId("open-streams").textContent = openStreams.size;
-  const dots = Array.from({ length: MOST_STREAMS }, (_, index) => element("i", { className: index < openStreams.size ? "open" : "" }));
-  byId("stream-gauge").replaceChildren(...dots);
-}
-
-/** Says what an EventSource's error event means; the browser itself tells nothing but the state. */
-function failureOf(source, broken = "the connection broke before the end") {
-  return source.readyState === EventSource.CLOSED ? "the server refused the stream (its terminal may say why)" : broken;
-}
-
-/** The same for a stream that lasts: there a browser connects again by itself, unless the server refused. */
-const troubleOf = source => `Trouble: ${failureOf(source, "no connection; the browser tries again by itself")}.`;
-
-/**
- * Opens a stream, and closes it when it has done its work, breaks, is stopped or takes too long.
- * `listen(source, finish)` adds the listeners; what it passes to `finish` is what the promise resolves with.
- */
-function readStream(path, { signal, patience, listen }) {
-  return new Promise((resolve, reject) => {
-    if (signal.aborted) throw new Stopped();
-    const source = openStream(path);
-    const leave = (settle, value) => {
-      clearTimeout(deadline);
-      signal.removeEventListener("abort", stop);
-      closeStream(source);
-      settle(value);
-    };
-    const stop = () => leave(reject, new Stopped());
-    const tooLong = () => leave(reject, new Error(`not done after ${patience} s; other tabs may hold the connections`));
-    const deadline = setTimeout(tooLong, patience * 1000);
-    signal.addEventListener("abort", stop);
-    source.addEventListener("error", () => leave(reject, new Error(failureOf(source))));
-    listen(source, value => leave(resolve, value));
-  });
-}
-
-/* ---- What is seen ---- */
-
-function element(name, properties = {}, ...children) {
-  const made = Object.assign(document.createElement(name), properties);
-  made.append(...children);
-  return made;
-}
-
-/** Makes a card's panel for one side and returns its parts. */
-function makePanel(card, side, path) {
-  const panel = byId("panel").content.firstElementChild.cloneNode(true);
-  const part = selector => panel.querySelector(selector);
-  panel.classList.add(side);
-  part(".name").textContent = side;
-  part(".name").classList.add(side);
-  part(".path").append(...path.match(/\/[^/]*/g).flatMap(step => [element("wbr"), step]));
-  byId(card).querySelector(".panels").append(panel);
-  return { side, path, state: part(".state"), value: part(".value"), note: part(".note"), lane: part(".lane"), bar: part(".bar") };
-}
-
-/** Makes both panels of a card, without the parts that it has no use for. */
-function makePanels(card, prefix, name, unused) {
-  return SIDES.map(side => {
-    const panel = makePanel(card, side, `${prefix}/${side}/${name}`);
-    for (const part of unused) panel[part].remove();
-    return panel;
-  });
-}
-
-function showState(panel, state, words = state) {
-  if (panel.state.textContent === words) return; // it is read aloud when it is written, even to what it was
-  panel.state.dataset.state = state;
-  panel.state.textContent = words;
-}
-
-/** Shows how a test's stream ended, in the panel of its side. */
-function showOutcome(panel, error) {
-  if (!error) showState(panel, "DONE", "CLOSED, done");
-  else if (error instanceof Stopped) showState(panel, "CLOSED", "CLOSED, stopped");
-  else {
-    showState(panel, "FAILED", "CLOSED, failed");
-    panel.value.textContent = "";
-    panel.note.textContent = `Failed: ${error.message}.`;
-  }
-}
-
-function clearPanel(panel, words) {
-  showState(panel, "CLOSED", words);
-  panel.value.textContent = panel.note.textContent = "";
-  panel.bar.firstElementChild.style.width = "0";
-}
-
-/** Draws the pair's bars to one scale; a side without a number gets none. */
-function showBars(panels, numbers) {
-  const most = Math.max(...numbers.map(number => number ?? 0));
-  panels.forEach((panel, index) => {
-    panel.bar.firstElementChild.style.width = most > 0 ? `${(100 * (numbers[index] ?? 0)) / most}%` : "0";
-  });
-}
-
-function showResult(card, text, failed = false) {
-  const result = byId(card).querySelector(".result");
-  result.textContent = text;
-  result.classList.toggle("failed", failed);
-}
-
-const showActivity = text => { byId("activity").textContent = text; };
 
 /* ---- Tickers: both sides at once, until stopped; paused while a test runs or the tab is hidden ---- */
 
@@ -256,6 +126,7 @@ function pauseWhileHidden() {
 
 let running = null; // the test that runs: its name, and what stops it
 
+/** Runs the test of the button that is called `name`; how it ends is shown in the button's card. */
 async function runTest(name, test) {
   const stopper = new AbortController();
   running = { name, stopper };
@@ -266,11 +137,13 @@ async function runTest(name, test) {
     await test(stopper.signal);
   } catch (error) {
     const stopped = error instanceof Stopped;
-    showResult(name, stopped ? "Stopped." : `Failed: ${error.message}.`, !stopped);
+    showResult(cardOf(name), stopped ? "Stopped." : `Failed: ${error.message}.`, !stopped);
   } finally {
     endTest();
   }
 }
+
+const cardOf = name => document.querySelector(`[data-run="${name}"]`).closest(".card").id;
 
 function endTest() {
   running = null;
@@ -295,19 +168,6 @@ function onRunButton(name) {
   else runTest(name, TESTS[name]);
 }
 
-/** Runs one side of a test; a failure is shown in its panel, and leaves null for a result. */
-async function trySide(panel, work) {
-  try {
-    const result = await work();
-    showOutcome(panel);
-    return result;
-  } catch (error) {
-    showOutcome(panel, error);
-    if (error instanceof Stopped) throw error;
-    return null;
-  }
-}
-
 /**
  * Runs bare, then wrapped, a few rounds, and marks each run on the memory graph.
  * Returns each side's seconds, a round each; null if one of them failed, which ends the side.
@@ -320,8 +180,11 @@ async function runRounds(name, panels, work) {
       if (times[index].includes(null)) continue;
       showActivity(`Running: ${name}, round ${round} of ${ROUNDS}, ${panel.side}.`);
       const band = beginBand(panel.side);
-      times[index].push(await trySide(panel, () => work(panel)));
-      band.end = now();
+      try {
+        times[index].push(await trySide(panel, () => work(panel)));
+      } finally {
+        band.end = now(); // also of a run that was stopped
+      }
     }
   }
   return times.map(rounds => (rounds.includes(null) ? null : rounds));
@@ -338,12 +201,6 @@ function showMedian(panel, numbers, inWords) {
   panel.value.textContent = inWords(median(numbers));
   panel.note.textContent = `Median of ${ROUNDS} rounds, ${range[0]} to ${range[1]}. ${panel.note.textContent}`;
   return median(numbers);
-}
-
-/** Shows the state until the stream is closed. */
-function followState(panel, source) {
-  showState(panel, STATES[source.readyState]);
-  source.addEventListener("open", () => showState(panel, STATES[source.readyState]));
 }
 
 /* ---- The silent stream ---- */
@@ -426,46 +283,6 @@ function burstInWords([bare, wrapped]) {
   const ratio = wrapped / bare;
   if (ratio > 0.95 && ratio < 1.05) return ["Wrapped and bare were about equally fast."];
   return [`Wrapped: ${ratio.toFixed(ratio < 10 ? 1 : 0)} times the events per second of bare${ratio < 1 ? ", so it was slower" : ""}.`];
-}
-
-/* ---- The large event ---- */
-
-async function runLarge(signal) {
-  const size = Number(byId("megabytes").value);
-  showResult("large", "Running.");
-  const times = await runRounds("large event", largePanels, panel => timeLarge(panel, size, signal));
-  const medians = largePanels.map((panel, index) => {
-    const rounds = times[index]?.map(took => took * 1000);
-    return showMedian(panel, rounds, took => `${whole(took)} ms`);
-  });
-  showBars(largePanels, medians);
-  showResult("large", ...largeInWords(size, medians));
-}
-
-async function timeLarge(panel, size, signal) {
-  const started = now();
-  const listen = (source, finish) => {
-    followState(panel, source);
-    source.addEventListener(UNNAMED_EVENT, event => finish({ took: now() - started, data: event.data }));
-  };
-  const { took, data } = await readStream(`${panel.path}?mb=${size}`, { signal, patience: 120, listen });
-  checkLarge(data, size);
-  panel.value.textContent = `${whole(took * 1000)} ms`;
-  panel.note.textContent = "Complete and valid JSON.";
-  return took;
-}
-
-/** Throws unless the event is the JSON that the server promised: a thousand rows of a thousand bytes per megabyte. */
-function checkLarge(data, size) {
-  const rows = JSON.parse(data);
-  if (rows.length !== size * 1000) throw new Error(`${whole(rows.length)} of ${whole(size * 1000)} rows arrived`);
-}
-
-function largeInWords(size, [bare, wrapped]) {
-  if (bare === null || wrapped === null) return ["Not both sides arrived, so there is nothing to compare.", true];
-  const share = wrapped / bare;
-  if (share > 0.9 && share < 1.1) return [`${size} MB: about the same time on both sides.`];
-  return [`${size} MB: wrapped took ${share.toFixed(2)} times as long as bare.`];
 }
 
 /* ---- Memory ---- */
@@ -724,12 +541,17 @@ function missDjango() {
 const tickers = [makeTicker("flask-ticker", ""), makeTicker("django-ticker", "/django")];
 const silentPanels = makePanels("silent", "", "silent", ["lane", "bar"]);
 const burstPanels = makePanels("burst", "", "burst", ["lane"]);
-const largePanels = makePanels("large", "", "large", ["lane"]);
-const TESTS = { silent: runSilent, burst: runBurst, large: runLarge, headers: runHeaders };
+const TESTS = { // by the names of their buttons
+  "silent": runSilent,
+  "burst": runBurst,
+  "large": signal => runLarge(signal, beginBand),
+  "large-plain": signal => runPlain(signal, beginBand),
+  "headers": runHeaders,
+};
 
 async function start() {
-  // Six short runs would be read aloud state by state; their cards have a result that says it once.
-  for (const panel of [...burstPanels, ...largePanels]) panel.state.ariaLive = "off";
+  // Six short runs would be read aloud state by state; their card has a result that says it once.
+  for (const panel of burstPanels) panel.state.ariaLive = "off";
   showOpenStreams();
   for (const button of document.querySelectorAll("[data-run]")) {
     button.addEventListener("click", () => onRunButton(button.dataset.run));
