@@ -1,8 +1,9 @@
 """How full the memory is, and when to pull the next block.
 
-A `MemoryGauge` reads how many bytes are used of how many there may be. A `MemoryGovernor` turns that into pauses before a
-stream pulls its next block: none below the high watermark, longer the fuller, each bounded, none again once the gauge has
-fallen below the low watermark. One governor may serve any number of streams, middlewares and threads.
+A `MemoryGauge` reads how many bytes are used of how many there may be: in the cgroup, on the machine or by the process. A
+`MemoryGovernor` turns that into pauses before a stream pulls its next block: none below the high watermark, longer the fuller,
+each bounded, none again once the gauge has fallen below the low watermark. One governor may serve any number of streams,
+middlewares and threads.
 
 >>> MemoryGovernor("512MiB").limit
 '512MiB'
@@ -12,33 +13,109 @@ from __future__ import annotations
 
 import logging
 import math
+import os
 import re
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
+from typing import Literal
 
 import psutil
+
+from .cgroup import CgroupMemory, Reading
+
+Source = Literal["cgroup", "machine", "process"]
 
 _log = logging.getLogger("ssemiddleware")
 
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
 _AMOUNT = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) ?(?:(?P<percent>%)|(?P<unit>[kmgt]i?)?b?)", re.IGNORECASE)
-_READ_EVERY = 0.1  # seconds; a reading costs 20 microseconds, and all streams of a process share it
+_READ_EVERY = 0.1  # seconds; a reading costs 15 (process) to 110 microseconds (five nested groups), once for all streams
 
 
 class MemoryGauge:
-    """The resident memory of this process against an explicit limit.
+    """How much memory is used of how much there may be.
 
-    *limit*: bytes, ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine. Nothing is read before the first `read`.
+    *limit*: None picks by itself: the cgroup that is fullest where one has a limit, else the machine. Otherwise it is the
+    resident memory of this process against bytes, ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine.
+
+    *root*: the directory that the cgroup is looked for in. Nothing is read before the first `read`, which any thread may call,
+    also in a process forked from the one that made the gauge.
     """
 
-    def __init__(self, limit: int | str) -> None:
-        self._limit = limit
-        self._bytes = _parse_limit(limit)
+    def __init__(
+        self,
+        limit: int | str | None = None,
+        *,
+        root: Path = Path("/"),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = None if limit is None else _parse_limit(limit)
+        self._root = root
+        self._clock = clock
+        self._last = Reading(0, sys.maxsize)  # until there is one
+        self._source: Source = "machine" if limit is None else "process"
+        self._failed = False
+        self._begin()
 
-    def read(self) -> tuple[int, int]:
-        """Return the bytes used and the bytes there may be."""
-        return psutil.Process().memory_info().rss, self._bytes()
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._reading = threading.Lock()  # held by the one thread that reads; guards all below
+        self._read_at = -math.inf
+        self._read_source: Callable[[], Reading] | None = None
+
+    @property
+    def source(self) -> Source:
+        """What the last reading was of. Reads if there is none."""
+        self.read()
+        return self._source
+
+    def read(self) -> Reading:
+        """Return the bytes used and the bytes there may be, at most 100 ms old, without ever waiting for another thread.
+
+        When they cannot be read, the last reading stays; before the first there is one with a share of 0.
+        """
+        if self._pid != os.getpid():  # a lock may have been held, and the resident memory was another's
+            self._begin()
+        if self._reading.acquire(blocking=False):
+            try:
+                now = self._clock()
+                if now - self._read_at >= _READ_EVERY:
+                    self._read_at = now
+                    self._last = self._read_now()
+            finally:
+                self._reading.release()
+        return self._last
+
+    def _read_now(self) -> Reading:
+        try:
+            if self._read_source is None:
+                self._read_source = self._choose_source()
+            return self._read_source()
+        except Exception as error:
+            self._read_source = None  # a group may be gone because the process is in another now
+            if not self._failed:
+                self._failed = True
+                _log.warning("memory cannot be read, the last reading stays: %s", error)
+            return self._last
+
+    def _choose_source(self) -> Callable[[], Reading]:
+        if self._limit is not None:
+            process, limit = psutil.Process(), self._limit()
+            return lambda: Reading(process.memory_info().rss, limit)
+        cgroup = CgroupMemory.find(self._root)
+        return self._read_machine if cgroup is None else lambda: self._read_cgroup_or_machine(cgroup)
+
+    def _read_cgroup_or_machine(self, cgroup: CgroupMemory) -> Reading:
+        self._source = "cgroup"
+        return cgroup.read() or self._read_machine()  # a limit may be set, or lifted, at any time
+
+    def _read_machine(self) -> Reading:
+        self._source = "machine"
+        memory = psutil.virtual_memory()
+        return Reading(memory.total - memory.available, memory.total)
 
 
 def _parse_limit(limit: int | str) -> Callable[[], int]:
@@ -47,7 +124,7 @@ def _parse_limit(limit: int | str) -> Callable[[], int]:
     amount = _AMOUNT.fullmatch(limit.strip()) if isinstance(limit, str) else None
     number = float(amount["number"]) if amount else 0
     if amount is None or number <= 0 or (amount["percent"] and number > 100):
-        allowed = 'a positive number of bytes, a size like "512MiB", or a share of the machine like "80%"'
+        allowed = 'a positive number of bytes, a size like "512MiB", a share of the machine like "80%", or None'
         raise ValueError(f"limit must be {allowed}, got {limit!r}")
     if amount["percent"]:
         return lambda: int(psutil.virtual_memory().total * number / 100)
@@ -68,7 +145,7 @@ class MemoryGovernor:
 
     def __init__(
         self,
-        limit: int | str = "80%",  # of the machine: an honest guess where nobody named a limit
+        limit: int | str | None = None,  # what the kernel enforces: the cgroup's, else the machine's
         *,
         low: float = 0.70,  # of the limit
         high: float = 0.80,  # of the limit
@@ -76,7 +153,7 @@ class MemoryGovernor:
         read: Callable[[], tuple[int, int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        gauge = MemoryGauge(limit)
+        gauge = MemoryGauge(limit, clock=clock)
         if not (_is_number(low) and _is_number(high) and 0 < low < high < 1):
             raise ValueError(f"low and high must be shares of the limit with 0 < low < high < 1, got {low!r} and {high!r}")
         if not (_is_number(pause) and 0 < pause < math.inf):
@@ -115,7 +192,7 @@ class MemoryGovernor:
                 self._failed = True
                 _log.exception("memory cannot be read; streams go on without backpressure from it")
             return
-        self._pause_now = self._pause_for(used / limit)
+        self._pause_now = self._pause_for(Reading(used, limit).share)
 
     def _pause_for(self, share: float) -> float:
         if share >= self.high or (self._pause_now and share >= self.low):

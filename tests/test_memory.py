@@ -1,10 +1,14 @@
-"""`ssemiddleware.memory`: watermarks, bounded pauses, and readings that cost little."""
+"""`ssemiddleware.memory`: three sources, watermarks, bounded pauses, and readings that cost little."""
 
 from __future__ import annotations
 
 import logging
 import math
+import os
+import subprocess
+import sys
 import threading
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -13,7 +17,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware import MemoryGovernor
+from ssemiddleware.cgroup import Reading
 from ssemiddleware.memory import MemoryGauge
+
+MiB = 1024**2
 
 
 class Clock:
@@ -50,17 +57,187 @@ class Gauge:
     ],
 )
 def test_a_limit_is_bytes_a_size_or_a_share_of_the_machine(limit: int | str, expected: int) -> None:
-    used, limit_in_bytes = MemoryGauge(limit).read()
+    gauge = MemoryGauge(limit)
+    used, limit_in_bytes = gauge.read()
+    assert gauge.source == "process"
     assert limit_in_bytes == expected
     assert abs(used - psutil.Process().memory_info().rss) < 10 * 1024**2
 
 
 @pytest.mark.parametrize(
-    "limit", [0, -1, 1.5, True, None, "", "0", "-5MB", "0%", "101%", "5 apples", "٣MB", "MiB", "nan", "inf"]
+    "limit", [0, -1, 1.5, True, b"1MB", "", "0", "-5MB", "0%", "101%", "5 apples", "٣MB", "MiB", "nan", "inf"]
 )
-def test_a_limit_that_makes_no_sense_is_refused(limit: object) -> None:
-    with pytest.raises(ValueError, match=r"limit must be a positive number of bytes, a size .* got "):
-        MemoryGovernor(limit)  # type: ignore[arg-type]
+@pytest.mark.parametrize("kind", [MemoryGauge, MemoryGovernor])
+def test_a_limit_that_makes_no_sense_is_refused(kind: type[MemoryGauge | MemoryGovernor], limit: object) -> None:
+    with pytest.raises(ValueError, match=r"limit must be a positive number of bytes, a size .*, or None, got ") as refusal:
+        kind(limit)  # type: ignore[arg-type]
+    assert str(refusal.value).endswith(repr(limit))
+
+
+class Group:
+    """A recorded cgroup below *root*, with a namespace of its own, and a gauge on it."""
+
+    def __init__(self, root: Path) -> None:
+        self.root, self.directory, self.clock = root, root / "sys/fs/cgroup", Clock()
+        (root / "proc/self").mkdir(parents=True)
+        (root / "proc/self/cgroup").write_text("0::/\n")
+        (root / "proc/self/mountinfo").write_text("34 24 0:29 / /sys/fs/cgroup rw - cgroup2 cgroup2 rw\n")
+        self.directory.mkdir(parents=True)
+        self.write(current=200 * MiB, max=512 * MiB, high="max", stat=f"anon 1\ninactive_file {50 * MiB}")
+        self.gauge = MemoryGauge(root=root, clock=self.clock)
+
+    def write(self, **files: object) -> None:
+        for name, content in files.items():
+            (self.directory / f"memory.{name}").write_text(f"{content}\n")
+
+    def next_reading(self) -> Reading:
+        self.clock.now += 0.1001
+        return self.gauge.read()
+
+    def vanish(self) -> None:
+        for file in self.directory.iterdir():
+            file.unlink()
+
+
+@pytest.fixture
+def group(tmp_path: Path) -> Group:
+    return Group(tmp_path)
+
+
+def test_the_cgroup_is_read_where_it_has_a_limit(group: Group) -> None:
+    assert group.gauge.source == "cgroup"
+    assert group.gauge.read() == Reading(150 * MiB, 512 * MiB)
+    assert group.gauge.read().share == 150 / 512
+
+
+def assert_is_of_the_machine(gauge: MemoryGauge, reading: Reading) -> None:
+    memory = psutil.virtual_memory()
+    assert gauge.source == "machine"
+    assert reading.limit == memory.total
+    assert abs(reading.used - (memory.total - memory.available)) < 64 * MiB
+
+
+def test_the_machine_is_read_where_there_is_no_cgroup(tmp_path: Path) -> None:
+    gauge = MemoryGauge(root=tmp_path)
+    assert_is_of_the_machine(gauge, gauge.read())
+
+
+def test_a_limit_may_be_set_and_lifted_at_any_time(group: Group) -> None:
+    group.write(max="max")
+    assert_is_of_the_machine(group.gauge, group.next_reading())
+    group.write(max=256 * MiB)
+    assert group.next_reading() == Reading(150 * MiB, 256 * MiB)
+    assert group.gauge.source == "cgroup"
+    group.write(max="max")
+    assert_is_of_the_machine(group.gauge, group.next_reading())
+
+
+def test_a_source_can_be_asked_for_before_a_reading(group: Group) -> None:
+    assert group.gauge.source == "cgroup"
+    assert MemoryGauge(MiB).source == "process"
+
+
+def test_nothing_is_read_before_the_first_reading(group: Group) -> None:
+    gauge = MemoryGauge(root=group.root, clock=group.clock)
+    group.write(current=300 * MiB)
+    assert gauge.read().used == 250 * MiB
+
+
+def test_a_reading_is_kept_for_100_ms(group: Group) -> None:
+    group.gauge.read()
+    group.write(current=300 * MiB)
+    group.clock.now += 0.099
+    assert group.gauge.read().used == 150 * MiB
+    group.clock.now += 0.002
+    assert group.gauge.read().used == 250 * MiB
+
+
+def test_the_gauge_never_waits_for_a_thread_that_reads(group: Group) -> None:
+    group.gauge.read()
+    current = group.directory / "memory.current"
+    current.unlink()
+    os.mkfifo(current)  # whoever reads it waits until it is written
+    group.clock.now += 1
+    reader = threading.Thread(target=group.gauge.read)
+    reader.start()
+    with current.open("w") as file:  # the reader has opened it now
+        assert group.gauge.read() == Reading(150 * MiB, 512 * MiB)
+        file.write(str(300 * MiB))
+    reader.join(5)
+    assert group.gauge.read() == Reading(250 * MiB, 512 * MiB)
+
+
+def test_the_last_reading_stays_when_one_fails_and_one_line_tells(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    good = group.next_reading()
+    group.write(current="many")
+    with caplog.at_level(logging.DEBUG, "ssemiddleware"):
+        assert [group.next_reading() for _ in range(3)] == [good] * 3
+        group.write(current=100 * MiB)
+        assert group.next_reading() == Reading(50 * MiB, 512 * MiB)
+        group.write(current="many")
+        group.next_reading()
+    (record,) = caplog.records
+    assert (record.levelname, record.name) == ("WARNING", "ssemiddleware")
+    assert record.message.startswith("memory cannot be read, the last reading stays: ")
+    assert f"'many': '{group.directory}/memory.current'" in record.message
+
+
+def test_a_failing_reading_is_tried_again_after_100_ms_only(group: Group) -> None:
+    group.write(current="many")
+    assert group.next_reading().share == 0
+    group.write(current=200 * MiB)
+    assert group.gauge.read().share == 0
+    assert group.next_reading().share == 150 / 512
+
+
+def test_without_any_reading_the_share_is_0_and_no_stream_waits(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    group.write(current="many")
+    assert [group.next_reading().share for _ in range(3)] == [0, 0, 0]
+    assert MemoryGovernor(read=group.gauge.read).next_pause() == 0
+    assert len(caplog.records) == 1
+
+
+def test_a_process_whose_cgroup_vanishes_finds_the_next(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+    good = group.next_reading()
+    group.vanish()
+    assert group.next_reading() == good
+    inner = group.directory / "inner"
+    inner.mkdir()
+    for name, content in {"max": 64 * MiB, "high": "max", "current": 32 * MiB, "stat": "anon 1\ninactive_file 0"}.items():
+        (inner / f"memory.{name}").write_text(f"{content}\n")
+    (group.root / "proc/self/cgroup").write_text("0::/inner\n")
+    assert group.next_reading() == Reading(32 * MiB, 64 * MiB)
+    assert len(caplog.records) == 1
+
+
+FORKS = """
+import os
+from ssemiddleware.memory import MemoryGauge
+gauge = MemoryGauge(1 << 30)
+before = gauge.read().used
+assert gauge._reading.acquire(blocking=False)  # as a thread of the parent may hold it
+child = os.fork()
+if child == 0:
+    held = b"x" * (64 << 20)
+    os._exit(0 if gauge.read().used - before > 48 << 20 else 1)  # at once, not 100 ms later
+assert os.waitpid(child, 0)[1] == 0, "the child read its parent's memory"
+"""
+
+
+def test_a_forked_process_reads_its_own_memory() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", FORKS], env=environment, check=True, timeout=60)
+
+
+def test_a_governor_without_a_limit_picks_its_source_by_itself(caplog: pytest.LogCaptureFixture) -> None:
+    governor = MemoryGovernor()
+    assert governor.limit is None
+    assert governor.next_pause() <= 1.0
+    assert not caplog.records
+
+
+def test_a_governor_takes_a_limit_of_0_for_reached() -> None:
+    assert MemoryGovernor(read=lambda: (1, 0)).next_pause() == 1.0
 
 
 @pytest.mark.parametrize(
