@@ -9,6 +9,7 @@ consumer, which takes all that waits at once, a few writes in all.
 from __future__ import annotations
 
 import contextlib
+import math
 import threading
 import time
 from collections import deque
@@ -52,11 +53,13 @@ class HandOff:
         "_taken",
         "_waiting",
         "_woken_at",
+        "has_missed_deadline",
         "is_closed",
         "is_event_stream",
         "is_finished",
         "is_producer_waiting",
         "max_block",
+        "send_deadline",
     )  # fmt: skip
 
     def __init__(self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None) -> None:
@@ -67,7 +70,9 @@ class HandOff:
         self._arrived = _Gate()  # where the consumer sleeps
         self._room = _Gate()  # where the producer sleeps
         self.is_closed = False
+        self.send_deadline = math.inf  # seconds that the consumer may take nothing while the producer waits for room
         # Written by the producer.
+        self.has_missed_deadline = False  # closed for that
         self.is_event_stream = False  # only these wait for memory: any other response is as it would be without us
         self.is_finished = False  # nothing comes any more
         self.is_producer_waiting = False  # for room or for memory
@@ -258,9 +263,15 @@ class HandOff:
 
     def _wait_for_room(self) -> None:
         self._is_full = self.is_producer_waiting = True
+        sent, until = self._sent, time.monotonic() + self.send_deadline
         # The consumer looks at _is_full after it has counted, and we count after we have set it: one of us sees.
         while not self.is_closed and not self._has_room():
-            self._room.wait(60.0)
+            self._room.wait(min(60.0, self.send_deadline))
+            if self._sent != sent:
+                sent, until = self._sent, time.monotonic() + self.send_deadline
+            elif time.monotonic() >= until:
+                self.has_missed_deadline = True
+                self.close()
         self._is_full = self.is_producer_waiting = False
 
     def _wait_for_memory(self) -> None:

@@ -108,6 +108,7 @@ class InlineStream:
         self.clock = clock
         self._sleep = sleep or time.sleep  # looked up late: greenlets have another one
         self._is_closed = False
+        self.ending: Ending | None = None  # of what turned out to be an event stream
         self._blocks = self._run()
 
     def __iter__(self) -> Iterator[bytes]:
@@ -126,6 +127,8 @@ class InlineStream:
             return
         self._is_closed = True
         self._stream.end(CLIENT_GONE)
+        if self.ending is not None:
+            self.ending.leave_connection()
         if hasattr(self._iterable, "close"):
             self._iterable.close()
 
@@ -227,7 +230,7 @@ class _Looks:
         self.next_at = 0.0
         self._inline = inline
         self._blocks = blocks
-        self._ending = inline.begin()
+        self._ending = inline.ending = inline.begin()
         self._position = inline.position
         self._silent_since = inline.clock()
         self._has_begun = False  # the application has yielded a byte

@@ -58,15 +58,16 @@ class SSEMiddleware:
     *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
     None leaves every byte as it is, and tells the log of the first line that readers will suffer from.
 
-    *retry*: milliseconds that an EventSource waits before it comes back to a stream that we ended, from three quarters to one
-    and a half of it; None to leave it to the browser (3 or 5 s for all of them at once).
+    *send_deadline*: seconds that a client may take nothing of what is sent to it before its stream is ended, None for any
+    number. *retry*: milliseconds that an EventSource waits before it comes back to a stream that we ended, from three quarters
+    to one and a half of it; None to leave it to the browser (3 or 5 s for all of them at once).
 
     Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
     """
 
     __slots__ = (
         "_drain", "_reshapes", "_told", "announced", "application", "heartbeat", "max_block", "memory", "oversized",
-        "read_ahead", "retry",
+        "read_ahead", "retry", "send_deadline",
     )  # fmt: skip
 
     application: WSGIApplication
@@ -76,6 +77,7 @@ class SSEMiddleware:
     read_ahead: int
     memory: MemoryGovernor | None
     oversized: Fold | Fragment | Sequence[Fold | Fragment] | None
+    send_deadline: float | None
     retry: int | None
     _reshapes: tuple[Fold | Fragment, ...]
     _drain: list[bool]  # not empty once the process is said to be going; an Event would take a lock in a signal handler
@@ -91,6 +93,7 @@ class SSEMiddleware:
         read_ahead: int = 524288,  # four blocks: enough to keep the server busy while the application catches up
         memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
         oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
+        send_deadline: float | None = 60.0,  # as long as nginx gives a client between two reads
         retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
         **unknown: NoReturn,
     ) -> None:
@@ -112,7 +115,9 @@ class SSEMiddleware:
         reshapes = _reshapes_of(oversized)
         allowed = "Fold(...), Fragment(...), a list with one of each, or None"
         _check("oversized", oversized, reshapes is not None, allowed)
-        values = (application, announced, heartbeat, max_block, read_ahead, memory, oversized, retry)
+        allowed = "a positive number of seconds or None"
+        _check("send_deadline", send_deadline, send_deadline is None or _is_positive(send_deadline), allowed)
+        values = (application, announced, heartbeat, max_block, read_ahead, memory, oversized, send_deadline, retry)
         for name, value in zip(("application", *_OPTIONS), values, strict=True):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_drain", [])
@@ -242,6 +247,7 @@ class SSEMiddleware:
             self._ending(environ, stream, inline=False),
             position,
             heartbeat=self.heartbeat,
+            send_deadline=self.send_deadline,
             oversized=oversized,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
@@ -309,12 +315,15 @@ class SSEMiddleware:
             )
         worker = servers.find_worker(environ)
         drain = self._drain
-        return Ending(
+        ending = Ending(
             stream,
             client=servers.find_client(environ),
             is_draining=lambda: bool(drain) or (worker is not None and worker.is_going()),
             retry=self.retry if is_event_source(environ) else None,
         )
+        if inline and self.send_deadline is not None:
+            ending.limit_sending(self.send_deadline)
+        return ending
 
     def _tell_once(self, subject: str, line: str) -> None:
         if subject not in self._told:

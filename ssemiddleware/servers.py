@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 class _Socket(Protocol):
     def fileno(self) -> int: ...
+    def setsockopt(self, level: int, option: int, value: int, /) -> object: ...
     def shutdown(self, how: int, /) -> object: ...
 
 
@@ -36,6 +37,8 @@ _SOCKET_PATHS: tuple[tuple[str, ...], ...] = (
     ("wsgi.input", "receive", "__self__", "transport"),  # a2wsgi under uvicorn: it never closes what its client left
     ("wsgi.input", "receive", "__self__", "protocol", "transport"),  # a2wsgi under gunicorn's asgi worker
 )
+
+_MOST_MILLISECONDS = 2**31 - 1  # a C int; 24 days
 
 _LEFT = getattr(select, "POLLRDHUP", 0) | getattr(select, "POLLHUP", 0) | getattr(select, "POLLERR", 0)
 
@@ -65,6 +68,19 @@ class ClientSocket:
         poll = _original_poll()
         poll.register(descriptor, _LEFT)
         return bool(poll.poll(0))
+
+    def limit_sending(self, seconds: float | None) -> bool:
+        """Have the kernel abort the connection once its client has taken nothing for *seconds*; None ends that.
+
+        Return whether it will: TCP_USER_TIMEOUT is Linux's, and not for uvloop's sockets or a Unix socket. Measured with 2
+        seconds on gunicorn, waitress, werkzeug, wsgiref, gevent and cheroot: the server's send fails after 2.5.
+        """
+        milliseconds = 0 if seconds is None else min(max(1, round(seconds * 1000)), _MOST_MILLISECONDS)
+        try:
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, milliseconds)
+        except (OSError, AttributeError, TypeError):
+            return False
+        return True
 
     def stop_reading(self) -> None:
         """Let the server close the connection without waiting for the client, where a stream is cut off.

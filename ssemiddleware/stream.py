@@ -7,6 +7,7 @@ end by the same rules, in `Ending`.
 from __future__ import annotations
 
 import errno
+import math
 import random
 import threading
 import time
@@ -28,6 +29,7 @@ _JITTER = (0.75, 1.5)
 
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, DRAIN = "application ended", "application raised", "client gone", "drain"
+SEND_DEADLINE = "send deadline"
 
 
 class Client(Protocol):
@@ -35,6 +37,9 @@ class Client(Protocol):
 
     def is_gone(self) -> bool:
         """Tell whether the client has left."""
+
+    def limit_sending(self, seconds: float | None) -> bool:
+        """Have the connection aborted once its client has taken nothing for so long; return whether that will be."""
 
     def stop_reading(self) -> None:
         """Let the server close the connection without waiting for the client."""
@@ -93,7 +98,7 @@ class Ending:
     """
 
     __slots__ = (  # a process may have thousands
-        "_client", "_drain_since", "_is_draining", "_retry", "client_is_gone", "next_look", "stream",
+        "_client", "_drain_since", "_is_draining", "_is_sending_limited", "_retry", "client_is_gone", "next_look", "stream",
     )  # fmt: skip
 
     def __init__(
@@ -111,6 +116,17 @@ class Ending:
         self._is_draining = is_draining
         self._retry = retry
         self._drain_since: float | None = None
+        self._is_sending_limited = False
+
+    def limit_sending(self, seconds: float | None) -> bool:
+        """Limit how long the client may take for a block; return False where the server's connection does not allow that."""
+        self._is_sending_limited = self._client is not None and self._client.limit_sending(seconds)
+        return self._is_sending_limited
+
+    def leave_connection(self) -> None:
+        """Leave the connection as it was: the server may keep it for other requests."""
+        if self._client is not None and self._is_sending_limited:
+            self._client.limit_sending(None)
 
     @property
     def is_near(self) -> bool:
@@ -155,12 +171,14 @@ class Ending:
 class AnnouncedStream:
     """What the server iterates for an announced event stream: opening, joined blocks, heartbeats, and the end.
 
-    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *oversized*: what is done to the blocks on their
-    way, None for nothing. *has_body*: False for HEAD. For the server's thread; `close` may be called by any, and twice.
+    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *send_deadline*: seconds that the server may take
+    for one block, None for any number. *oversized*: what is done to the blocks on their way, None for nothing. *has_body*:
+    False for HEAD. For the server's thread; `close` may be called by any, and twice.
     """
 
     __slots__ = (  # a process may have thousands
-        "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_oversized", "_pieces", "_position", "_relay",
+        "_asked_at", "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_oversized", "_pieces", "_position",
+        "_relay", "_send_deadline",
     )  # fmt: skip
 
     def __init__(
@@ -170,6 +188,7 @@ class AnnouncedStream:
         position: Position,
         *,
         heartbeat: float | None,
+        send_deadline: float | None = None,
         oversized: OversizedEvents | None = None,
         has_body: bool = True,
         clock: Callable[[], float] = time.monotonic,
@@ -178,6 +197,10 @@ class AnnouncedStream:
         self._ending = ending
         self._position = position
         self._clock = clock
+        self._send_deadline = math.inf if send_deadline is None else send_deadline
+        self._asked_at = math.inf  # when the server last waited for a block, or got one
+        if send_deadline is not None and not ending.limit_sending(send_deadline):
+            relay.blocks.send_deadline = send_deadline
         self._oversized = oversized
         self._pieces: Iterator[bytes] | None = None  # of a block that is leaving
         self._is_over = False
@@ -208,7 +231,8 @@ class AnnouncedStream:
 
     def close(self) -> None:
         """End the stream, whatever the server's reason is; the application is closed as soon as it lets that happen."""
-        self._end(CLIENT_GONE)
+        self._end(SEND_DEADLINE if self._clock() - self._asked_at >= self._send_deadline else CLIENT_GONE)
+        self._ending.leave_connection()
         self._relay.close()
 
     def __del__(self) -> None:  # a server that forgets close() must not leave a thread behind
@@ -221,7 +245,7 @@ class AnnouncedStream:
 
     def _maybe_next_block(self) -> bytes | None:
         blocks, ending, position = self._relay.blocks, self._ending, self._position
-        now = self._clock()
+        now = self._asked_at = self._clock()
         heartbeat_at = now + self._heartbeat if self._heartbeat is not None and position.takes_comment else None
         while True:
             ending.look(now)
@@ -237,12 +261,17 @@ class AnnouncedStream:
             block = self._next_block()
             if block:
                 return self._pass_on(block, now)
+            if blocks.has_missed_deadline:
+                self._end(SEND_DEADLINE)
+                if position.takes_end:
+                    return None
+                raise StreamBroken
             if is_finished and blocks.is_empty:
                 return self._maybe_rest()
             if heartbeat_at is not None and now >= heartbeat_at:
                 return HEARTBEAT
             blocks.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)
-            now = self._clock()
+            now = self._asked_at = self._clock()
 
     def _next_block(self) -> bytes:
         """Return a block that may leave now; ``b""`` without one."""

@@ -679,7 +679,11 @@ def test_a_stream_nobody_announced_is_told_about_once_with_the_remedy(caplog: py
 @pytest.mark.parametrize(
     ("option", "value", "allowed"),
     [
-        *[("heartbeat", value, "a positive number of seconds or None") for value in (0, -1, math.nan, math.inf, "15", True)],
+        *[
+            (option, value, "a positive number of seconds or None")
+            for option in ("heartbeat", "send_deadline")
+            for value in (0, -1, math.nan, math.inf, "15", True)
+        ],
         *[("max_block", value, "a whole number of bytes from 16") for value in (15, 0, 1.5, "1", None, True, math.nan)],
         *[("read_ahead", value, "a positive whole number of bytes") for value in (0, -1, 1.5, None, math.inf)],
         *[("retry", value, "a positive whole number of milliseconds or None") for value in (0, -1, 1.5, "3000", True)],

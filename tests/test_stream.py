@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterator
 
@@ -33,10 +34,16 @@ class Clock:
 class Client:
     def __init__(self) -> None:
         self.has_left, self.looks, self.reads = False, 0, True
+        self.limits: list[float | None] = []  # as they were set
+        self.can_limit_sending = True
 
     def is_gone(self) -> bool:
         self.looks += 1
         return self.has_left
+
+    def limit_sending(self, seconds: float | None) -> bool:
+        self.limits.append(seconds)
+        return self.can_limit_sending
 
     def stop_reading(self) -> None:
         self.reads = False
@@ -73,8 +80,11 @@ class Announced:
         heartbeat: float | None = 10.0,
         retry: int | None = None,
         position: Position | None = None,
+        send_deadline: float | None = None,
+        hides_client: bool = False,
     ) -> None:
         self.clock, self.client, self.stream, self.is_draining = Clock(), Client(), Stream(), False
+        self.client.can_limit_sending = not hides_client
         self.blocks = FakeHandOff(self.clock)
         self.blocks.coming = [(1000.0 + at, block) for at, block in blocks]
         ending = Ending(self.stream, client=self.client, is_draining=lambda: self.is_draining, retry=retry)
@@ -83,6 +93,7 @@ class Announced:
             ending,
             Position() if position is None else position,
             heartbeat=heartbeat,
+            send_deadline=send_deadline,
             clock=self.clock,
         )
 
@@ -256,6 +267,61 @@ def test_an_application_that_ends_while_the_process_is_going_ended_by_itself() -
     stream.blocks._waiting.append(b"data: 1")
     assert list(stream.iterable) == [b"data: 1"]
     assert stream.stream.reason == "application ended"
+
+
+# -- the send deadline
+
+
+def test_the_connection_is_limited_while_the_stream_lasts_and_left_as_it_was() -> None:
+    stream = Announced([(0.0, b"data: 1\n\n")], send_deadline=7.0)
+    assert stream.client.limits == [7.0]
+    assert stream.blocks.send_deadline == math.inf  # the kernel sees to it
+    stream.until(0)
+    stream.iterable.close()
+    assert stream.client.limits == [7.0, None]
+
+
+@pytest.mark.parametrize(("took", "reason"), [(6.9, "client gone"), (7.0, "send deadline")])
+def test_a_close_tells_by_the_time_since_the_last_block_why_it_came(took: float, reason: str) -> None:
+    stream = Announced([(0.0, b"data: 1\n\n")], send_deadline=7.0)
+    assert stream.until(0) == [(0, HEARTBEAT)]
+    assert next(stream.iterable) == b"data: 1\n\n"
+    stream.clock.now += took
+    stream.iterable.close()
+    assert stream.stream.reason == reason
+
+
+def test_without_a_deadline_a_client_may_take_any_time() -> None:
+    stream = Announced([(0.0, b"data: 1\n\n")])
+    stream.until(0)
+    next(stream.iterable)
+    stream.clock.now += 1e6
+    stream.iterable.close()
+    assert stream.client.limits == []
+    assert stream.stream.reason == "client gone"
+
+
+@pytest.mark.parametrize(("block", "is_clean"), [(b"data: 1\n\n", True), (b"data: 1\n", False)])
+def test_where_the_connection_cannot_be_limited_the_applications_side_ends(block: bytes, is_clean: bool) -> None:
+    stream = Announced([(0.0, block)], send_deadline=7.0, hides_client=True)
+    assert stream.blocks.send_deadline == 7.0
+    stream.until(0)
+    assert next(stream.iterable) == block
+    stream.blocks.has_missed_deadline = True  # as the producer finds
+    stream.blocks.close()
+    with pytest.raises(StopIteration if is_clean else StreamBroken):
+        next(stream.iterable)
+    assert stream.stream.reason == "send deadline"
+
+
+def test_a_hand_off_whose_consumer_takes_nothing_closes_at_the_deadline() -> None:
+    blocks = HandOff(read_ahead=10, max_block=100)
+    blocks.send_deadline = 0.05
+    producer = threading.Thread(target=blocks.hand_over_all, args=([b"data: of more than ten bytes\n\n"],))
+    producer.start()
+    producer.join(10)
+    assert not producer.is_alive()
+    assert (blocks.has_missed_deadline, blocks.is_closed, blocks.is_empty) == (True, True, True)
 
 
 # -- inline

@@ -221,6 +221,13 @@ HEARTBEAT = 0.3  # seconds, so that a test need not wait long
 
 app = SSEMiddleware(play)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
+app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0)
+
+
+def app_with_hidden_clients(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Call the application with the send deadline as if gunicorn did not show its clients' sockets."""
+    del environ["gunicorn.socket"]
+    return app_with_send_deadline(environ, start_response)
 
 
 def create_app(shops: int) -> WSGIApplication:

@@ -50,6 +50,11 @@ class Connection:
         self.sent_at = time.monotonic()
         self._socket.sendall("\r\n".join([*lines, "", ""]).encode("latin-1") + more)
 
+    def next_request(self) -> Connection:
+        """Return the connection for another request, once the response has been read to its end."""
+        assert self.ended == "cleanly"
+        return Connection(self._socket)
+
     # -- the response
 
     def header(self, name: str) -> str | None:
@@ -100,6 +105,12 @@ class Connection:
             pass
         return b"".join(arrival.block for arrival in self.arrivals[before:])
 
+    def take(self, size: int, within: float = 5) -> int:
+        """Receive at most *size* bytes, and return how many came: a client that is slow."""
+        before = len(self._buffer)
+        self._receive(time.monotonic() + within, "anything", size)
+        return len(self._buffer) - before
+
     # -- the leave
 
     def leave(self, how: Literal["FIN", "RST", "close_notify"] = "FIN") -> float:
@@ -139,11 +150,11 @@ class Connection:
             self._decode()
         return self.ended is None
 
-    def _receive(self, deadline: float, awaited: str) -> bool:
+    def _receive(self, deadline: float, awaited: str, size: int = 1 << 20) -> bool:
         seconds = deadline - time.monotonic()
         try:
             self._socket.settimeout(max(seconds, 0.001))
-            received = self._socket.recv(1 << 20)
+            received = self._socket.recv(size)
         except TimeoutError:
             raise TooLate(f"not in time: {awaited}") from None
         except ConnectionResetError:

@@ -157,7 +157,7 @@ class Server:
     def life_once(self, key: str, holds: Callable[[Life], object], *, within: float) -> Life:
         """Return what became of the request of that key once *holds* does."""
         deadline = time.monotonic() + within
-        while not holds(life := self.life(key)):
+        while not holds(life := self.life(key, within=max(5, within))):
             if time.monotonic() > deadline:
                 raise TooLate(f"not within {within} s: {life}")
             time.sleep(0.02)
