@@ -11,9 +11,10 @@ from .fragment import Fragment, FragmentJoiner
 from .headers import accepts_event_stream
 from .memory import MemoryGovernor
 from .middleware import SSEMiddleware, wrap
+from .stats import Stats
 from .stream import Stream
 
 __all__ = [
-    "Event", "Fold", "Fragment", "FragmentJoiner", "MemoryGovernor", "SSEMiddleware", "Stream", "accepts_event_stream",
+    "Event", "Fold", "Fragment", "FragmentJoiner", "MemoryGovernor", "SSEMiddleware", "Stats", "Stream", "accepts_event_stream",
     "read_events", "wrap",
 ]  # fmt: skip

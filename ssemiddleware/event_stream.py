@@ -28,6 +28,7 @@ _LF, _CR = 0x0A, 0x0D
 # A line end, and an empty line behind it (9.2.5: end-of-line = ( cr lf / cr / lf )). A CR before LF is half a line end.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
 _FIELD_LINE = re.compile(rb"[\r\n][^:\r\n]")
+_COUNTED = 1024  # bytes of a block in which the ends of events are counted: a microsecond
 _TEXT_LINE_END = re.compile(r"\r\n|\n|\r")
 
 
@@ -102,6 +103,20 @@ def first_event_end(block: bytes, start: int = 0) -> int:
         ends += [block.find(b"\n\r", start), block.find(b"\r\r", start)]
     end = min((end + 2 for end in ends if end >= 0), default=0)
     return end + 1 if end and block[end - 1] == _CR and block[end : end + 1] == b"\n" else end
+
+
+def count_event_ends(block: bytes) -> int:
+    """Return how many events end in *block*: exactly up to 1 KiB; a longer one is one event, or many like its first ones.
+
+    To count in all of a large block would take longer than to send it.
+    """
+    if len(block) <= _COUNTED:
+        return block.count(b"\n\n") or len(_BLANK_LINE.findall(block))
+    first_line = block.find(b"\n", 0, _COUNTED)
+    ends = block.count(b"\n\n", first_line, _COUNTED) if first_line >= 0 else 0
+    if ends > 1:
+        return round(ends * len(block) / (block.rfind(b"\n\n", 0, _COUNTED) + 2))
+    return 1 if block.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) else 0
 
 
 def last_line_end(block: bytes, start: int, stop: int) -> int:

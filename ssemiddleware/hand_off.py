@@ -15,7 +15,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from .event_stream import Event, last_event_end, next_cut
+from .event_stream import Event, count_event_ends, last_event_end, next_cut
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -53,12 +53,16 @@ class HandOff:
         "_taken",
         "_waiting",
         "_woken_at",
+        "blocks_taken",
+        "events_taken",
         "has_missed_deadline",
         "is_closed",
         "is_event_stream",
         "is_finished",
         "is_producer_waiting",
         "max_block",
+        "paused",
+        "pauses",
         "send_deadline",
     )  # fmt: skip
 
@@ -76,10 +80,14 @@ class HandOff:
         self.is_event_stream = False  # only these wait for memory: any other response is as it would be without us
         self.is_finished = False  # nothing comes any more
         self.is_producer_waiting = False  # for room or for memory
+        self.pauses = 0  # waits for memory, and their seconds
+        self.paused = 0.0
         self._handed_over = 0  # bytes, as known when the producer last looked up
         self._is_full = False  # the producer waits for room
         self._woken_at = 0.0
         # Written by the consumer.
+        self.blocks_taken = 0  # as they were handed over
+        self.events_taken = 0  # where blocks were joined, as if each had as many as the first
         self._sent = 0  # bytes that were taken
         self._go_until = 0  # bytes to which the producer may go without looking up
         self._asleep_since = 0.0
@@ -94,6 +102,16 @@ class HandOff:
     def is_empty(self) -> bool:
         """Whether nothing waits."""
         return not (self._block or self._waiting)
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait here now. Any thread may ask."""
+        return sum(map(len, self._waiting.copy())) + max(0, len(self._block) - self._cut_at) + self._taken
+
+    @property
+    def bytes_taken(self) -> int:
+        """Bytes that were handed over and wait no longer."""
+        return self._sent
 
     def close(self) -> None:
         """Let nobody wait any longer, and drop what waits: nobody will send it. Safe twice."""
@@ -158,7 +176,9 @@ class HandOff:
         waiting = self._waiting
         if not waiting:
             return b""
+        events = count_event_ends(waiting[0])
         if len(waiting) == 1 or self._is_large(waiting[0]):
+            self._count_as_taken(1, events)
             return waiting.popleft()
         # As many as fit if all are as long as the first: nearly always right, and no look at each block. What is longer
         # after all is cut; a buffer for all that waits would be copied twice, and mapped and unmapped each time.
@@ -168,7 +188,12 @@ class HandOff:
             first = next(index for index, block in enumerate(blocks) if self._is_large(block))
             waiting.extendleft(reversed(blocks[first:]))
             del blocks[first:]
+        self._count_as_taken(len(blocks), events * len(blocks))
         return self._up_to_an_event_end(b"".join(blocks))
+
+    def _count_as_taken(self, blocks: int, events: int) -> None:
+        self.blocks_taken += blocks
+        self.events_taken += events
 
     def _up_to_an_event_end(self, block: bytes) -> bytes:
         """Put what follows the last event's end in *block* back, if more waits to go with it."""
@@ -176,6 +201,7 @@ class HandOff:
             end = last_event_end(block)
             if 0 < end < len(block):
                 self._waiting.appendleft(block[end:])
+                self._count_as_taken(-1, 0)  # it will be taken again
                 return block[:end]
         return block
 
@@ -214,8 +240,10 @@ class HandOff:
             if block:
                 append(block)
                 handed_over += len(block)
-            if handed_over >= self._go_until and self.look_up(handed_over):
-                return True
+            if handed_over >= self._go_until:
+                block = b""  # a large one may have left before the next is made
+                if self.look_up(handed_over):
+                    return True
         self._handed_over = handed_over
         return self.is_closed
 
@@ -275,12 +303,14 @@ class HandOff:
         self._is_full = self.is_producer_waiting = False
 
     def _wait_for_memory(self) -> None:
-        now = time.monotonic()
+        began = now = time.monotonic()
         until = now + self._maybe_pause()
         self.is_producer_waiting = True
+        self.pauses += 1
         while now < until and not self.is_closed and self._maybe_pause():
             self._room.wait(min(until - now, _LOOK_UP_EVERY))
             now = time.monotonic()
+        self.paused += now - began
         self.is_producer_waiting = False
 
 

@@ -11,15 +11,17 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, pieces_of
+from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, count_event_ends, pieces_of
 from .hand_off import only_bytes
 from .headers import Headers, is_event_stream
 from .oversized import LONG_LINE, OversizedEvents
-from .stream import CLIENT_GONE, ENDED, RAISED, Ending, Stream
+from .stream import CLIENT_GONE, ENDED, RAISED, SHED, Ending, Stream
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse
+
+    from .admission import Place
 
 _LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, while blocks come
 # A look at the clock is the dearest thing here. Blocks that follow each other so fast (seconds for four) are not looked at
@@ -32,37 +34,62 @@ _END: Any = object()
 
 
 class InlineStart:
-    """The ``start_response`` of an inline request: passes everything on, the headers of an event stream amended."""
+    """The ``start_response`` of an inline request: passes everything on, the headers of an event stream amended.
 
-    __slots__ = ("_amend", "_max_block", "_start_response", "is_event_stream", "oversized", "position")
+    *admit*: gives the stream its place among those that are open, or None: then nothing is passed on, and the request is to be
+    sent away.
+    """
+
+    __slots__ = (
+        "_admit", "_amend", "_max_block", "_start_response", "is_event_stream", "is_shed", "oversized", "place", "position",
+    )  # fmt: skip
 
     def __init__(
         self,
         start_response: StartResponse,
+        admit: Callable[[], Place | None],
         amend: Callable[[str, Headers], tuple[Headers, Position, OversizedEvents | None]],
         max_block: int,
     ) -> None:
         self._start_response = start_response
+        self._admit = admit
         self._amend = amend
         self._max_block = max_block
         self.is_event_stream: bool | None = None  # None until the application has called
+        self.is_shed = False
+        self.place: Place | None = None
         self.position: Position | None = None
         self.oversized: OversizedEvents | None = None  # what is done to the blocks on their way
 
     def __call__(self, status: str, headers: Headers, exc_info: OptExcInfo | None = None, /) -> Callable[[bytes], object]:
         """Start the response, as PEP 3333 has it."""
         streams_events = is_event_stream(headers)
+        self.is_shed = False
         if streams_events:
+            self.place = self.place or self._admit()
+            if self.place is None:
+                self.is_shed = True
+                return lambda _block: None
             headers, self.position, self.oversized = self._amend(status, headers)
         write = self._start_response(status, headers) if exc_info is None else self._start_response(status, headers, exc_info)
         self.is_event_stream = streams_events
+        if not streams_events and self.place is not None:
+            self.place.forget()
         return self._cutting(write) if streams_events else write
+
+    def leave(self) -> None:
+        """Give the place back, if there is one. Safe twice."""
+        if self.place is not None:
+            self.place.leave()
 
     def _cutting(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
         def write_cut(block: bytes) -> None:
             for reshaped in self.reshape(only_bytes(block)):
                 for piece in pieces_of(reshaped, self._max_block):
                     write(piece)
+                    if self.place is not None:
+                        self.place.carried.bytes_out += len(piece)
+                        self.place.carried.blocks_out += 1
 
         return write_cut
 
@@ -78,7 +105,8 @@ class InlineStart:
 class InlineStream:
     """An iterable for the server in place of *iterable*; whether it is an event stream is known with its first block.
 
-    *begin* gives the `Ending` of the stream, and is called once it is known to be one. *heartbeat*: seconds after which a
+    *begin* gives the `Ending` of the stream, and is called once it is known to be one; *send_away* answers in place of one that
+    gets no place. *heartbeat*: seconds after which a
     ``b""`` from the application becomes a heartbeat. *next_pause*: seconds to wait before the next pull. *has_body*: False for
     HEAD, which an endless stream must not keep waiting. For the server's thread.
     """
@@ -89,6 +117,7 @@ class InlineStream:
         start: InlineStart,
         stream: Stream,
         begin: Callable[[], Ending],
+        send_away: Callable[[], Iterable[bytes]],
         *,
         max_block: int,
         heartbeat: float | None,
@@ -101,6 +130,7 @@ class InlineStream:
         self._start = start
         self._stream = stream
         self.begin = begin
+        self._send_away = send_away
         self.max_block = max_block
         self.heartbeat = heartbeat
         self._next_pause = next_pause
@@ -127,10 +157,14 @@ class InlineStream:
             return
         self._is_closed = True
         self._stream.end(CLIENT_GONE)
+        self._start.leave()
         if self.ending is not None:
             self.ending.leave_connection()
         if hasattr(self._iterable, "close"):
             self._iterable.close()
+
+    def __del__(self) -> None:  # a server that neither iterates nor closes must not leave a place behind
+        self._start.leave()
 
     @property
     def position(self) -> Position:
@@ -138,23 +172,39 @@ class InlineStream:
         assert self._start.position is not None
         return self._start.position
 
+    @property
+    def place(self) -> Place:
+        """The stream's place among those that are open."""
+        assert self._start.place is not None
+        return self._start.place
+
     def pause_for_memory(self) -> bool:
         """Wait before the next pull if memory is short; return whether it was."""
         if self._next_pause is None or not self._next_pause():
             return False
-        until = self.clock() + self._next_pause()
+        began = self.clock()
+        until = began + self._next_pause()
         while self.clock() < until and self._next_pause():
             self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - self.clock())))
+        self.place.carried.pauses += 1
+        self.place.carried.paused_seconds += self.clock() - began
         return True
 
     def _run(self) -> Generator[bytes, None, None]:
         # One generator and no call for a block that follows closely: this loop is what a small event costs.
         start = self._start
+        passed = run = unseen = size = 0  # bytes and blocks that have left without a look; `run`: blocks that may, in a row
+        blocks_passed, last = 0, b""
         try:
             if start.is_event_stream and self._begins_without_body():
                 return
             blocks = iter(self._iterable)
             first = next(blocks, _END)
+            if start.is_shed:
+                self._stream.end(SHED)
+                self.close_application()
+                yield from self._send_away()
+                return
             if not start.is_event_stream:
                 if first is not _END:
                     yield first
@@ -166,25 +216,32 @@ class InlineStream:
                 return
             looks = _Looks(self, blocks)
             yield from looks.before(first)
-            clock, most, passes, seen_at, unseen, previous, last = self.clock, *self._quick_look(), 0.0, 0, None, None
+            del first  # a large one may have left before the next is made
+            clock, most, passes, seen_at, previous = self.clock, *self._quick_look(), 0.0, b""
             for block in blocks if not looks.are_over else ():
-                if type(block) is bytes and block and len(block) <= most and (passes is None or passes(block)):
+                if type(block) is bytes and block and (size := len(block)) <= most and (passes is None or passes(block)):
                     if unseen:
                         unseen -= 1
+                        passed += size
                         previous, last = last, block
                         yield block
                         continue
                     now = clock()
                     if now < looks.next_at and block[-1] == _LF:
-                        unseen = _UNSEEN if now - seen_at < _FAST else 0
+                        blocks_passed += run + 1
+                        run = unseen = _UNSEEN if now - seen_at < _FAST else 0
                         seen_at = now
+                        passed += size
                         previous, last = last, block
                         yield block
                         continue
+                self._count_passed(blocks_passed + run - unseen, passed, last)
+                passed = blocks_passed = run = 0
                 yield from looks.before(block, previous, last)
+                block = b""
                 if looks.are_over:
                     return
-                unseen, previous, last = 0, None, None
+                unseen, previous, last = 0, b"", b""
             yield from self._rest()
         except GeneratorExit:
             self.close_application()  # a layer outside that says `yield from` closes this generator and nothing else
@@ -193,7 +250,20 @@ class InlineStream:
             self._stream.end(RAISED)
             raise
         finally:
+            self._count_passed(blocks_passed + run - unseen, passed, last)
             self._stream.end(ENDED)  # unless there was another reason before
+            start.leave()
+
+    def _count_passed(self, blocks: int, size: int, last: bytes) -> None:
+        if not blocks:
+            return
+        carried, events = self.place.carried, blocks * count_event_ends(last)
+        carried.blocks_in += blocks
+        carried.blocks_out += blocks
+        carried.bytes_in += size
+        carried.bytes_out += size
+        carried.events_in += events
+        carried.events_out += events
 
     def _quick_look(self) -> tuple[int, Callable[[bytes], bool] | None]:
         """Return up to how many bytes a block may go without a closer look, and what else must be asked before it does."""
@@ -211,9 +281,18 @@ class InlineStream:
         """Whether what came last is unfinished and may have to be reshaped with what follows."""
         return self._start.oversized is not None and self._start.oversized.is_holding
 
+    def leave_as(self, block: bytes) -> Iterator[bytes]:
+        """Yield *block* in pieces that are not too large, and count them."""
+        carried = self.place.carried
+        carried.events_out += count_event_ends(block)
+        for piece in pieces_of(block, self.max_block):
+            carried.bytes_out += len(piece)
+            carried.blocks_out += 1
+            yield piece
+
     def _rest(self) -> Iterator[bytes]:
         for block in self._start.reshape_rest() if self._has_body else ():
-            yield from pieces_of(block, self.max_block)
+            yield from self.leave_as(block)
 
     def _begins_without_body(self) -> bool:
         """Wait for memory before the first pull; HEAD pulls nothing."""
@@ -236,15 +315,19 @@ class _Looks:
         self._has_begun = False  # the application has yielded a byte
         self._has_beaten = False  # a heartbeat has left, so that a BOM behind it would be none
 
-    def before(self, block: bytes, previous: bytes | None = None, last: bytes | None = None) -> Iterator[bytes]:
+    def before(self, block: bytes, previous: bytes = b"", last: bytes = b"") -> Iterator[bytes]:
         """Yield what leaves for *block*; *previous* and *last* are the last blocks that left without a look, if some did."""
         block = only_bytes(block)
         now = self._inline.clock()
-        if previous is not None:
+        carried = self._inline.place.carried
+        carried.blocks_in += 1
+        carried.bytes_in += len(block)
+        carried.events_in += count_event_ends(block)
+        if previous:
             if not isinstance(self._position, OpaquePosition):
                 self._position = Position(anywhere=True)  # there may have been more of them
             self._position.advance(previous)
-        if last is not None:
+        if last:
             self._note(last, now)
         self._ending.look(now)
         self.are_over = self._ending.client_is_gone or self._ending.is_near
@@ -260,7 +343,7 @@ class _Looks:
         for reshaped in self._inline.reshape(block) if block else ():
             has_left = True
             self._note(reshaped, now)
-            yield from pieces_of(reshaped, self._inline.max_block)
+            yield from self._inline.leave_as(reshaped)
         if not has_left:  # PEP 3333: a block for a block, so that the server can do other work
             yield self._heartbeat_or_nothing(now)
         self.next_at = now + _LOOK_UP_EVERY if self._has_begun and not self._inline.is_holding else 0.0
@@ -268,7 +351,7 @@ class _Looks:
             self.next_at = now
 
     def _note(self, block: bytes, now: float) -> None:
-        self._silent_since = now
+        self._silent_since = self._inline.place.sent_at = now
         self._position.advance(block)
 
     def _heartbeat_or_nothing(self, now: float) -> bytes:
@@ -277,7 +360,8 @@ class _Looks:
             return b""
         self._silent_since = now
         self._has_beaten = True
-        return HEARTBEAT
+        self._inline.place.carried.heartbeats += 1
+        return next(self._inline.leave_as(HEARTBEAT))
 
     def _last_blocks(self, block: bytes) -> Iterator[bytes]:
         """Yield what leaves from the block on at which the process was seen to be going."""
@@ -287,8 +371,8 @@ class _Looks:
             block = self._ending.up_to_last_event(b"".join(self._inline.reshape(only_bytes(pulled))), position, now)
             if block:
                 position.advance(block)
-                yield from pieces_of(block, self._inline.max_block)
+                yield from self._inline.leave_as(block)
             last_block = self._ending.maybe_last_block(position, now, more_waits=False)
             if last_block is not None:
-                yield last_block
+                yield from self._inline.leave_as(last_block)
                 return

@@ -18,10 +18,12 @@ import functools
 import importlib
 import logging
 import math
+import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import servers
+from .admission import Admission, Place, send_away
 from .event_stream import OpaquePosition, Position
 from .fold import Fold
 from .fragment import Fragment
@@ -31,7 +33,8 @@ from .inline import InlineStart, InlineStream
 from .memory import MemoryGovernor
 from .oversized import LONG_LINE, LongLineWatch, OversizedEvents, Reshaping, begins_as_json
 from .relay import Relay, ResponseStart
-from .stream import CLIENT_GONE, ENDED, RAISED, AnnouncedStream, Ending, RelayedResponse, Stream
+from .stats import Stats
+from .stream import CLIENT_GONE, DRAIN, ENDED, RAISED, SHED, AnnouncedStream, Ending, RelayedResponse, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -39,6 +42,8 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
+RETRY = "ssemiddleware.retry"  # the key of the milliseconds for which a request that is shed should stay away
+_SHED_FOR = 3000  # milliseconds, where the reconnection time is left to the browser
 _LOOK_EVERY = 0.5  # seconds between two looks at the client of an application that has not answered yet
 
 
@@ -52,8 +57,14 @@ class SSEMiddleware:
     the opening comment that makes the headers leave at once.
 
     *max_block*: bytes of the largest block that the server gets, 16 or more. *read_ahead*: bytes that an announced
-    application may be ahead of the server. *memory*: the `MemoryGovernor` that makes streams wait when memory is short, None
-    for no waits.
+    application may be ahead of the server. *memory*: the `MemoryGovernor` that makes streams wait when memory is short, and
+    sheds them when it is critical; None for neither.
+
+    *max_streams*: how many streams may be open in this process; None for three quarters of the server's threads where it has
+    a number of them that can be read (gunicorn's gthread, waitress, a2wsgi), so that ordinary requests always find one, and for
+    any number elsewhere. A request for one more is shed: an EventSource comes back by itself, other clients get 503 with
+    Retry-After. *on_shed*: a WSGI application that answers such a request instead; ``environ["ssemiddleware.retry"]`` has
+    the milliseconds for which the client should stay away. An EventSource takes any status but 200 for final.
 
     *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
     None leaves every byte as it is, and tells the log of the first line that readers will suffer from.
@@ -66,8 +77,8 @@ class SSEMiddleware:
     """
 
     __slots__ = (
-        "_drain", "_reshapes", "_told", "announced", "application", "heartbeat", "max_block", "memory", "oversized",
-        "read_ahead", "retry", "send_deadline",
+        "_admission", "_drain", "_limits", "_reshapes", "_told", "announced", "application", "heartbeat", "max_block",
+        "max_streams", "memory", "on_shed", "oversized", "read_ahead", "retry", "send_deadline",
     )  # fmt: skip
 
     application: WSGIApplication
@@ -76,10 +87,14 @@ class SSEMiddleware:
     max_block: int
     read_ahead: int
     memory: MemoryGovernor | None
+    max_streams: int | None
+    on_shed: WSGIApplication | None
     oversized: Fold | Fragment | Sequence[Fold | Fragment] | None
     send_deadline: float | None
     retry: int | None
     _reshapes: tuple[Fold | Fragment, ...]
+    _admission: Admission
+    _limits: dict[int, int | None]  # how many streams may be open, by process
     _drain: list[bool]  # not empty once the process is said to be going; an Event would take a lock in a signal handler
     _told: set[str]  # the subjects of which the log has been told
 
@@ -92,6 +107,8 @@ class SSEMiddleware:
         max_block: int = 131072,  # see benchmarks/block_size.py
         read_ahead: int = 524288,  # four blocks: enough to keep the server busy while the application catches up
         memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
+        max_streams: int | None = None,  # so that a handful of tabs does not take the whole site down
+        on_shed: WSGIApplication | None = None,
         oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
         send_deadline: float | None = 60.0,  # as long as nginx gives a client between two reads
         retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
@@ -117,12 +134,24 @@ class SSEMiddleware:
         _check("oversized", oversized, reshapes is not None, allowed)
         allowed = "a positive number of seconds or None"
         _check("send_deadline", send_deadline, send_deadline is None or _is_positive(send_deadline), allowed)
-        values = (application, announced, heartbeat, max_block, read_ahead, memory, oversized, send_deadline, retry)
+        allowed = "a positive whole number of streams or None"
+        _check("max_streams", max_streams, max_streams is None or (type(max_streams) is int and max_streams > 0), allowed)
+        _check("on_shed", on_shed, on_shed is None or callable(on_shed), "a WSGI application (a callable) or None")
+        values = (
+            application, announced, heartbeat, max_block, read_ahead, memory, max_streams, on_shed, oversized, send_deadline,
+            retry,
+        )  # fmt: skip
         for name, value in zip(("application", *_OPTIONS), values, strict=True):
             object.__setattr__(self, name, value)
         object.__setattr__(self, "_drain", [])
         object.__setattr__(self, "_told", set())
         object.__setattr__(self, "_reshapes", reshapes)
+        object.__setattr__(self, "_limits", {})
+        admission = Admission(limit=self._limit, retry=_SHED_FOR if retry is None else retry, memory=memory)
+        object.__setattr__(self, "_admission", admission)
+        worker = servers.find_calling_worker()
+        if worker is not None:
+            self._limit_streams(worker.threads)
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"SSEMiddleware is immutable: {name} cannot be set")
@@ -137,29 +166,19 @@ class SSEMiddleware:
         if outer is not None and not outer.is_answered:  # wrapped twice: the outer one does it all
             return self.application(environ, start_response)
         stream = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
-        if self.announced(environ):
+        if self.announced(environ) and self._can_start_threads(environ):
+            place = self._admission.maybe_admit(environ, stream)
+            if place is None:
+                return self._send_away(environ, start_response, stream)
             relay = self._maybe_start_relay(environ)
             if relay is not None:
-                return self._respond_announced(environ, start_response, stream, relay)
-        start = InlineStart(start_response, functools.partial(self._amend, environ), self.max_block)
-        try:
-            iterable = self.application(environ, start)
-        except BaseException:
-            stream.end(RAISED)
-            raise
-        stream.is_answered = True
-        if start.is_event_stream is False:
-            return iterable
-        return InlineStream(
-            iterable,
-            start,
-            stream,
-            lambda: self._ending(environ, stream, inline=True),
-            max_block=self.max_block,
-            heartbeat=self.heartbeat,
-            next_pause=self._next_pause,
-            has_body=environ.get("REQUEST_METHOD") != "HEAD",
-        )
+                return self._respond_announced(environ, start_response, relay, place)
+            place.leave()  # an inline request asks for one when it is known to be an event stream
+        return self._respond_inline(environ, start_response, stream)
+
+    def stats(self) -> Stats:
+        """Return what the streams of this process carry and have carried, as numbers. Callable from any thread."""
+        return self._admission.stats()
 
     def drain(self) -> None:
         """End all streams of this process, and those to come: whole events, a ``retry:`` for an EventSource, a clean end.
@@ -169,14 +188,52 @@ class SSEMiddleware:
         """
         self._drain.append(True)
 
+    # -- a request that nobody announced
+
+    def _respond_inline(self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream) -> Iterable[bytes]:
+        start = InlineStart(
+            start_response,
+            functools.partial(self._admission.maybe_admit, environ, stream),
+            functools.partial(self._amend, environ),
+            self.max_block,
+        )
+        try:
+            iterable = self.application(environ, start)
+        except BaseException:
+            stream.end(RAISED)
+            start.leave()
+            raise
+        stream.is_answered = True
+        if start.is_shed:
+            stream.end(SHED)
+            if hasattr(iterable, "close"):
+                iterable.close()
+            return self._send_away(environ, start_response, stream)
+        if start.is_event_stream is False:
+            return iterable
+        return InlineStream(
+            iterable,
+            start,
+            stream,
+            lambda: self._ending(environ, start.place, inline=True),
+            lambda: self._send_away(environ, start_response, stream),
+            max_block=self.max_block,
+            heartbeat=self.heartbeat,
+            next_pause=self._next_pause,
+            has_body=environ.get("REQUEST_METHOD") != "HEAD",
+        )
+
     # -- an announced request
 
+    def _can_start_threads(self, environ: WSGIEnvironment) -> bool:
+        if servers.can_start_threads(environ):
+            return True
+        self._tell_once(
+            "threads", "no thread may be started under this server: announced requests run inline, without heartbeats"
+        )
+        return False
+
     def _maybe_start_relay(self, environ: WSGIEnvironment) -> Relay | None:
-        if not servers.can_start_threads(environ):
-            self._tell_once(
-                "threads", "no thread may be started under this server: announced requests run inline, without heartbeats"
-            )
-            return None
         before: WSGIEnvironment = {key: environ[key] for key in ("HTTP_ACCEPT_ENCODING", "wsgi.multithread") if key in environ}
         # A compressing layer, inside or outside, would hold events back until it has enough of them.
         environ.pop("HTTP_ACCEPT_ENCODING", None)
@@ -195,22 +252,26 @@ class SSEMiddleware:
         return relay
 
     def _respond_announced(
-        self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream, relay: Relay
+        self, environ: WSGIEnvironment, start_response: StartResponse, relay: Relay, place: Place
     ) -> Iterable[bytes]:
+        place.hand_off = relay.blocks
+        stream = place.stream
         try:
             if not self._wait_for_headers(environ, relay):
                 stream.end(CLIENT_GONE)
                 relay.close()
+                place.leave()
                 start_response("499 Client Closed Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
                 return []
             start = relay.commit()
             stream.is_answered = True
             if not relay.has_returned:
                 relay.raise_error()
-            return self._begin_response(environ, start_response, stream, relay, start)
+            return self._begin_response(environ, start_response, relay, place, start)
         except BaseException:
             stream.end(RAISED)
             relay.stop()
+            place.leave()
             raise
 
     def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> bool:
@@ -226,12 +287,12 @@ class SSEMiddleware:
         self,
         environ: WSGIEnvironment,
         start_response: StartResponse,
-        stream: Stream,
         relay: Relay,
+        place: Place,
         start: ResponseStart | None,
     ) -> Iterable[bytes]:
         if start is None:  # a fault of the application, which the server knows how to name
-            return self._unchanged(relay, stream)
+            return self._unchanged(relay, place)
         status, headers, exc_info = start
         streams_events = relay.blocks.is_event_stream
         if streams_events:
@@ -241,11 +302,12 @@ class SSEMiddleware:
         else:
             start_response(status, headers, exc_info)
         if not streams_events:
-            return self._unchanged(relay, stream)
+            return self._unchanged(relay, place)
         return AnnouncedStream(
             relay,
-            self._ending(environ, stream, inline=False),
+            self._ending(environ, place, inline=False),
             position,
+            place=place,
             heartbeat=self.heartbeat,
             send_deadline=self.send_deadline,
             oversized=oversized,
@@ -253,10 +315,11 @@ class SSEMiddleware:
         )
 
     @staticmethod
-    def _unchanged(relay: Relay, stream: Stream) -> Iterable[bytes]:
+    def _unchanged(relay: Relay, place: Place) -> Iterable[bytes]:
+        place.forget()
         if relay.unrelayed is None:
-            return RelayedResponse(relay, stream)
-        stream.end(ENDED)
+            return RelayedResponse(relay, place.stream)
+        place.stream.end(ENDED)
         return relay.unrelayed
 
     # -- any event stream
@@ -305,7 +368,8 @@ class SSEMiddleware:
             f"(10 MB: 5 seconds and more), and readers written in Go or on aiohttp refuse it. The remedy: {remedy}.",
         )
 
-    def _ending(self, environ: WSGIEnvironment, stream: Stream, *, inline: bool) -> Ending:
+    def _ending(self, environ: WSGIEnvironment, place: Place | None, *, inline: bool) -> Ending:
+        assert place is not None
         if inline:
             self._tell_once(
                 "inline",
@@ -313,17 +377,52 @@ class SSEMiddleware:
                 f"(Accept: {environ.get('HTTP_ACCEPT', '')}): no heartbeats, and a leave or a deploy is noticed only when the "
                 "application yields. Name such requests with announced=, or yield b'' now and then.",
             )
-        worker = servers.find_worker(environ)
-        drain = self._drain
-        ending = Ending(
-            stream,
-            client=servers.find_client(environ),
-            is_draining=lambda: bool(drain) or (worker is not None and worker.is_going()),
-            retry=self.retry if is_event_source(environ) else None,
-        )
+        worker, drain, admission = servers.find_worker(environ), self._drain, self._admission
+
+        def must_end(now: float) -> str | None:
+            if drain or (worker is not None and worker.is_going()):
+                return DRAIN
+            admission.relieve(now)
+            return SHED if place.must_end else None
+
+        client = servers.find_client(environ)
+        is_told = self.retry is not None and is_event_source(environ)
+        ending = Ending(place.stream, client=client, must_end=must_end, next_retry=admission.next_retry if is_told else None)
         if inline and self.send_deadline is not None:
             ending.limit_sending(self.send_deadline)
         return ending
+
+    # -- admission
+
+    def _limit(self, environ: WSGIEnvironment) -> int | None:
+        if self.max_streams is None and os.getpid() not in self._limits:
+            self._limit_streams(servers.count_threads(environ))
+        return self.max_streams if self.max_streams is not None else self._limits[os.getpid()]
+
+    def _limit_streams(self, threads: int | None) -> None:
+        """Leave the last quarter of the server's threads, at least one, to requests that are no streams."""
+        if threads is None:
+            self._limits[os.getpid()] = None
+            return
+        limit = self._limits[os.getpid()] = max(1, threads - max(1, threads // 4))
+        if self.max_streams is None:
+            _log.info(
+                f"at most {limit} event streams at a time in this process, so that {threads - limit} of its {threads} threads "
+                "stay free for other requests; max_streams= sets another number"
+            )
+
+    def _send_away(self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream) -> Iterable[bytes]:
+        stream.end(SHED)
+        self._tell_once(
+            "shed",
+            f"{environ.get('PATH_INFO')} was sent away, and others will be, in silence: {self._admission.stats().open} event "
+            "streams are open in this process, which is as many as max_streams= or the server's threads allow, or memory is "
+            "critical",
+        )
+        retry = environ[RETRY] = self._admission.next_retry()
+        if self.on_shed is None:
+            return send_away(environ, start_response, retry)
+        return self.on_shed(environ, start_response)
 
     def _tell_once(self, subject: str, line: str) -> None:
         if subject not in self._told:

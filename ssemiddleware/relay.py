@@ -173,6 +173,7 @@ class Relay:
             # Only now it is known what the response is: the application may have started it with its first block.
             if self._hand_over(first):
                 return
+            del first  # a large one may have left before the next is made
             break
         if self.blocks.is_event_stream:
             self.blocks.hand_over_all(blocks)

@@ -124,6 +124,12 @@ class Worker:
         self._worker = worker
         self._beats = any(base.__name__ == "SyncWorker" for base in type(worker).__mro__)
 
+    @property
+    def threads(self) -> int | None:
+        """How many requests it answers at a time, None unless each has a thread of its own (gthread)."""
+        is_threaded = any(base.__name__ == "ThreadWorker" for base in type(self._worker).__mro__)
+        return self._worker.cfg.threads if is_threaded else None
+
     def is_going(self) -> bool:
         """Tell whether the worker stops: gunicorn's `alive` turns False on SIGTERM, on HUP and at max_requests.
 
@@ -146,20 +152,47 @@ def find_worker(environ: WSGIEnvironment) -> Worker | None:
     """
     if "gunicorn.socket" not in environ and "gunicorn.sock" not in environ:
         return None
+    return find_calling_worker()
+
+
+def find_calling_worker() -> Worker | None:
+    """Return gunicorn's worker if it is what calls us, also while it loads the application."""
     process = os.getpid()
     if process not in _workers:
-        frame: FrameType | None = sys._getframe(1)
-        while frame is not None and not _is_worker(frame.f_locals.get("self")):
-            frame = frame.f_back
-        found = frame.f_locals["self"] if frame is not None else None
+        found = _find_caller(_is_worker)
         if found is None:
             return None
         _workers[process] = Worker(found)
     return _workers[process]
 
 
+def _find_caller(is_it: Callable[[Any], bool]) -> Any:
+    """Return the nearest object, among those whose methods call us, for which *is_it* holds; None without one."""
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and not is_it(frame.f_locals.get("self")):
+        frame = frame.f_back
+    return None if frame is None else frame.f_locals["self"]
+
+
 def _is_worker(found: object) -> bool:
     return all(hasattr(found, name) for name in ("alive", "notify", "cfg", "ppid"))
+
+
+def count_threads(environ: WSGIEnvironment) -> int | None:
+    """Return how many requests this process can answer at a time, None where that cannot be read or is no number of threads.
+
+    Measured with gunicorn 27.0 (gthread), waitress 3.0 and a2wsgi 1.10, whose executor stands among the application's callers.
+    Call it on the server's thread.
+    """
+    worker = find_worker(environ)
+    if worker is not None:
+        return worker.threads
+    channel = getattr(environ.get("waitress.client_disconnected"), "__self__", None)
+    found = getattr(getattr(getattr(channel, "server", None), "adj", None), "threads", None)
+    if found is None and "asgi.scope" in environ:
+        responder = _find_caller(lambda caller: hasattr(getattr(caller, "executor", None), "_max_workers"))
+        found = responder and responder.executor._max_workers
+    return found if type(found) is int and found > 0 else None
 
 
 def can_start_threads(environ: WSGIEnvironment) -> bool:

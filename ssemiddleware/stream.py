@@ -8,28 +8,26 @@ from __future__ import annotations
 
 import errno
 import math
-import random
 import threading
 import time
 from collections.abc import Callable, Iterator
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
-from .event_stream import BOM, HEARTBEAT, Position, pieces_of, retry_line
+from .event_stream import BOM, HEARTBEAT, Position, count_event_ends, pieces_of, retry_line
 from .oversized import OversizedEvents
 from .relay import Relay
 
-_LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
-_LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for the end of its event
-_FINISH_EVENT_WITHIN = 0.3  # seconds that an event may take to end, once the process is going
-_END_AT_ONCE_AFTER = 0.2  # seconds in which blocks that wait already still leave; then the first event's end is the last
-
-# Shares of retry= after which an EventSource comes back. By default that is more than 2 s: for so long a server that
-# stops keeps connections, over which a client would come back to the very process that is going.
-_JITTER = (0.75, 1.5)
+if TYPE_CHECKING:
+    from .admission import Place
 
 # Reasons for which a stream ends.
-ENDED, RAISED, CLIENT_GONE, DRAIN = "application ended", "application raised", "client gone", "drain"
-SEND_DEADLINE = "send deadline"
+ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
+DRAIN, SHED = "drain", "shed"
+
+_LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
+_LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for the end of its event
+_FINISH_EVENT_WITHIN = {DRAIN: 0.3, SHED: 2.0}  # seconds that an event may take to end: a process that is going has few
+_END_AT_ONCE_AFTER = 0.2  # seconds in which blocks that wait already still leave; then the first event's end is the last
 
 
 class Client(Protocol):
@@ -92,13 +90,14 @@ class StreamBroken(ConnectionAbortedError):
 class Ending:
     """When a stream has to end although the application goes on, and what may still leave.
 
-    Looks at the client and at the worker, each half a second. Where the process is going, blocks that wait already still
-    leave, and an event that is not finished gets a moment; then come a ``retry:`` with jitter for an EventSource, so that
-    not all come back at once, and a clean end. For the server's thread only.
+    Looks at the client and at *must_end*, each half a second. Once that names a reason (`DRAIN`, `SHED`), blocks that wait
+    already still leave, and an event that is not finished gets a moment; then come a ``retry:`` for an EventSource, and a clean
+    end. *next_retry*: gives its milliseconds, None for a client that is no EventSource. For the server's thread only.
     """
 
     __slots__ = (  # a process may have thousands
-        "_client", "_drain_since", "_is_draining", "_is_sending_limited", "_retry", "client_is_gone", "next_look", "stream",
+        "_client", "_is_sending_limited", "_must_end", "_near_since", "_next_retry", "_reason", "client_is_gone", "next_look",
+        "stream",
     )  # fmt: skip
 
     def __init__(
@@ -106,16 +105,17 @@ class Ending:
         stream: Stream,
         *,
         client: Client | None,
-        is_draining: Callable[[], bool],
-        retry: int | None,  # milliseconds; None for a client that is no EventSource
+        must_end: Callable[[float], str | None],
+        next_retry: Callable[[], int] | None,
     ) -> None:
         self.stream = stream
         self.client_is_gone = False
         self.next_look = 0.0
         self._client = client
-        self._is_draining = is_draining
-        self._retry = retry
-        self._drain_since: float | None = None
+        self._must_end = must_end
+        self._next_retry = next_retry
+        self._near_since = math.inf
+        self._reason: str | None = None  # for which the stream ends as soon as it may
         self._is_sending_limited = False
 
     def limit_sending(self, seconds: float | None) -> bool:
@@ -131,7 +131,7 @@ class Ending:
     @property
     def is_near(self) -> bool:
         """Whether the stream ends as soon as it may."""
-        return self._drain_since is not None
+        return self._reason is not None
 
     def look(self, now: float) -> None:
         """Look at the client and at the worker if that is due."""
@@ -141,21 +141,23 @@ class Ending:
         if self._client is not None and self._client.is_gone():
             self.client_is_gone = True
             self.stream.end(CLIENT_GONE)
-        elif self._drain_since is None and self._is_draining():
-            self._drain_since = self.next_look = now
+        elif self._reason is None:
+            self._reason = self._must_end(now)
+            if self._reason is not None:
+                self._near_since = self.next_look = now
 
     def maybe_last_block(self, position: Position, now: float, *, more_waits: bool) -> bytes | None:
         """Return what leaves last (maybe nothing) if the stream may end here, None if it has to go on.
 
         Raises `StreamBroken` if an event has been unfinished for too long.
         """
-        assert self._drain_since is not None
-        waited = now - self._drain_since
+        assert self._reason is not None
+        waited = now - self._near_since
         if position.takes_end and (waited >= _END_AT_ONCE_AFTER or not more_waits):
-            self.stream.end(DRAIN)
-            return b"" if self._retry is None else retry_line(round(self._retry * random.uniform(*_JITTER)))
-        if waited >= _FINISH_EVENT_WITHIN:
-            self.stream.end(DRAIN)
+            self.stream.end(self._reason)
+            return b"" if self._next_retry is None else retry_line(self._next_retry())
+        if waited >= _FINISH_EVENT_WITHIN[self._reason]:
+            self.stream.end(self._reason)
             if self._client is not None:
                 self._client.stop_reading()
             raise StreamBroken
@@ -163,22 +165,22 @@ class Ending:
 
     def up_to_last_event(self, block: bytes, position: Position, now: float) -> bytes:
         """Return what of *block* may leave: all in the first moment, then only the end of the unfinished event."""
-        assert self._drain_since is not None
-        end = position.event_end(block) if now - self._drain_since >= _END_AT_ONCE_AFTER else -1
+        end = position.event_end(block) if now - self._near_since >= _END_AT_ONCE_AFTER else -1
         return block if end < 0 else block[:end]
 
 
 class AnnouncedStream:
     """What the server iterates for an announced event stream: opening, joined blocks, heartbeats, and the end.
 
-    *heartbeat*: seconds of silence, None for neither opening nor heartbeats. *send_deadline*: seconds that the server may take
-    for one block, None for any number. *oversized*: what is done to the blocks on their way, None for nothing. *has_body*:
-    False for HEAD. For the server's thread; `close` may be called by any, and twice.
+    *place*: among the open streams; what is carried is counted there, and it is given back at the end. *heartbeat*: seconds of
+    silence, None for neither opening nor heartbeats. *send_deadline*: seconds that the server may take for one block, None for
+    any number. *oversized*: what is done to the blocks on their way, None for nothing. *has_body*: False for HEAD. For the
+    server's thread; `close` may be called by any, and twice.
     """
 
     __slots__ = (  # a process may have thousands
-        "_asked_at", "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_oversized", "_pieces", "_position",
-        "_relay", "_send_deadline",
+        "_asked_at", "_carried", "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_oversized", "_pieces",
+        "_place", "_position", "_relay", "_send_deadline",
     )  # fmt: skip
 
     def __init__(
@@ -187,6 +189,7 @@ class AnnouncedStream:
         ending: Ending,
         position: Position,
         *,
+        place: Place,
         heartbeat: float | None,
         send_deadline: float | None = None,
         oversized: OversizedEvents | None = None,
@@ -196,6 +199,8 @@ class AnnouncedStream:
         self._relay = relay
         self._ending = ending
         self._position = position
+        self._place = place
+        self._carried = place.carried
         self._clock = clock
         self._send_deadline = math.inf if send_deadline is None else send_deadline
         self._asked_at = math.inf  # when the server last waited for a block, or got one
@@ -218,7 +223,7 @@ class AnnouncedStream:
             raise StopIteration
         if self._opens:
             self._opens = False
-            return HEARTBEAT
+            return self._comment()
         try:
             block = self._maybe_next_block()
         except BaseException:
@@ -235,13 +240,24 @@ class AnnouncedStream:
         self._ending.leave_connection()
         self._relay.close()
 
-    def __del__(self) -> None:  # a server that forgets close() must not leave a thread behind
+    def __del__(self) -> None:  # a server that forgets close() must leave neither a thread nor a place behind
         self._relay.stop()
+        self._place.leave()
 
     def _end(self, reason: str) -> None:
         self._is_over = True
         self._ending.stream.end(reason)
         self._relay.stop()
+        self._place.leave()
+
+    def _comment(self) -> bytes:
+        self._carried.heartbeats += 1
+        self._count(HEARTBEAT)
+        return HEARTBEAT
+
+    def _count(self, block: bytes) -> None:
+        self._carried.bytes_out += len(block)
+        self._carried.blocks_out += 1
 
     def _maybe_next_block(self) -> bytes | None:
         blocks, ending, position = self._relay.blocks, self._ending, self._position
@@ -256,7 +272,8 @@ class AnnouncedStream:
             if ending.is_near and (more_waits or not is_finished):
                 last = ending.maybe_last_block(position, now, more_waits=more_waits)
                 if last is not None:
-                    self._end(DRAIN)
+                    self._count(last)
+                    self._end(ENDED)  # or for the reason that it has already
                     return last or None
             block = self._next_block()
             if block:
@@ -269,7 +286,7 @@ class AnnouncedStream:
             if is_finished and blocks.is_empty:
                 return self._maybe_rest()
             if heartbeat_at is not None and now >= heartbeat_at:
-                return HEARTBEAT
+                return self._comment()
             blocks.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)
             now = self._asked_at = self._clock()
 
@@ -282,20 +299,27 @@ class AnnouncedStream:
                     blocks.count_as_sent(len(piece))
                     return piece
                 self._pieces = None
-            if self._oversized is None:
-                return self._without_bom(blocks.take())
-            block = self._without_bom(blocks.take_whole())
-            if not block or (len(block) <= blocks.max_block and self._oversized.passes(block)):
+            events = blocks.events_taken
+            block = self._without_bom(blocks.take() if self._oversized is None else blocks.take_whole())
+            if not block or self._oversized is None or self._passes(self._oversized, block):
+                self._carried.events_out += blocks.events_taken - events
                 return block
             self._pieces = self._cut(self._oversized.feed(block))
 
+    def _passes(self, oversized: OversizedEvents, block: bytes) -> bool:
+        return len(block) <= self._relay.blocks.max_block and oversized.passes(block)
+
     def _cut(self, reshaped: Iterator[bytes]) -> Iterator[bytes]:
-        return (piece for block in reshaped for piece in pieces_of(block, self._relay.blocks.max_block))
+        for block in reshaped:
+            self._carried.events_out += count_event_ends(block)
+            yield from pieces_of(block, self._relay.blocks.max_block)
 
     def _pass_on(self, block: bytes, now: float) -> bytes:
         if self._ending.is_near:
             block = self._ending.up_to_last_event(block, self._position, now)
         self._position.advance(block)
+        self._place.sent_at = now
+        self._count(block)
         return block
 
     def _without_bom(self, block: bytes) -> bytes:

@@ -292,9 +292,9 @@ def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> Non
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
         best = float("inf")
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             fold(blocks, over=1024, width=1024)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     assert seconds(4 * n) < 10 * seconds(n) + 0.01

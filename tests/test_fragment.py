@@ -295,9 +295,9 @@ def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> Non
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
         best = float("inf")
         for _ in range(3):
-            began = time.perf_counter()
+            began = time.thread_time()
             fragment(blocks, over=4096, size=1024)
-            best = min(best, time.perf_counter() - began)
+            best = min(best, time.thread_time() - began)
         return best
 
     assert seconds(4 * n) < 10 * seconds(n) + 0.01
@@ -306,9 +306,9 @@ def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> Non
 def test_joining_is_linear_in_the_length_of_the_event() -> None:
     def seconds(n: int) -> float:
         stream = fragment([b"data: " + b"x" * n + b"\n\n"], over=4096, size=1024)
-        began = time.perf_counter()
+        began = time.thread_time()
         (event,) = joined(stream)
         assert len(event.data) == n
-        return time.perf_counter() - began
+        return time.thread_time() - began
 
     assert min(seconds(8_000_000) for _ in range(3)) < 10 * min(seconds(2_000_000) for _ in range(3)) + 0.01

@@ -244,10 +244,11 @@ def test_a_governor_takes_a_limit_of_0_for_reached() -> None:
     "options",
     [
         {"low": 0.9, "high": 0.8}, {"low": 0}, {"high": 1}, {"low": math.nan}, {"high": "80%"}, {"low": True},
+        {"critical": 0.8}, {"critical": 1.01}, {"critical": None},
     ],
 )  # fmt: skip
 def test_watermarks_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"low and high must be shares of the limit with 0 < low < high < 1, got"):
+    with pytest.raises(ValueError, match=r"low, high and critical must be shares .* with 0 < low < high < critical <= 1, got"):
         MemoryGovernor(**options)
 
 
@@ -331,4 +332,4 @@ def test_a_gauge_that_fails_stops_no_stream_and_is_told_about_once(caplog: pytes
 
 
 def test_a_governor_shows_its_settings() -> None:
-    assert repr(MemoryGovernor("1GiB", low=0.5)) == "MemoryGovernor('1GiB', low=0.5, high=0.8, pause=1.0)"
+    assert repr(MemoryGovernor("1GiB", low=0.5)) == "MemoryGovernor('1GiB', low=0.5, high=0.8, critical=0.92, pause=1.0)"

@@ -1,0 +1,265 @@
+r"""How many streams may be open in this process, which are, and what a client is told that may not have one now.
+
+Each open stream has a `Place`. A client that gets none is shed: an EventSource takes any status but 200 for final, on
+reconnects too, so it gets 200, a ``retry:`` with jitter and the end, and comes back by itself; everybody else gets 503 with
+Retry-After (RFC 9110, section 10.2.3), in plain text, since several clients take an empty event stream for a finished one.
+
+>>> from ssemiddleware import Stream
+>>> admission = Admission(limit=lambda environ: 1)
+>>> place = admission.maybe_admit({}, Stream())
+>>> admission.maybe_admit({}, Stream()) is None
+True
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+import random
+import threading
+import time
+from collections import Counter, deque
+from collections.abc import Callable, Iterable
+from dataclasses import asdict
+from types import MappingProxyType
+from typing import TYPE_CHECKING
+
+from .event_stream import MEDIA_TYPE, retry_line
+from .headers import amend, is_event_source
+from .stats import Carried, Stats
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
+
+    from .hand_off import HandOff
+    from .memory import MemoryGovernor
+    from .stream import Stream
+
+_log = logging.getLogger("ssemiddleware")
+
+_CRITICAL_FOR = 2.0  # seconds above the critical mark, after which streams are ended
+_END_ONE_EVERY = 0.5  # seconds: what an ended stream gives back takes a moment to show
+_FORGET_AFTER = 10.0  # seconds in which what is known of shed requests fades to a third
+_MOST_PATIENCE = 8.0  # times `retry` for which a client is sent away, before the jitter
+
+# Shares of the time after which an EventSource comes back. By default that is more than 2 s: for so long a server that stops
+# keeps connections, over which a client would come back to the very process that is going.
+_JITTER = (0.75, 1.5)
+
+
+class Place:
+    """An open stream's place among those that may be open, and what the stream carries. Each count has one writer."""
+
+    __slots__ = ("_admission", "_marked", "began", "carried", "hand_off", "must_end", "sent_at", "stream")
+
+    def __init__(self, admission: Admission, stream: Stream, now: float) -> None:
+        self._admission = admission
+        self._marked = 0  # bytes that the application had given when `pulled` was last asked from
+        self.stream = stream
+        self.began = self.sent_at = now  # when the last block left; heartbeats do not count
+        self.carried = Carried()
+        self.hand_off: HandOff | None = None  # of an announced stream
+        self.must_end = False  # memory is critical, and this stream holds or pulls more than others
+
+    def leave(self) -> None:
+        """Give the place back. Safe twice, in any thread, and inside a garbage collection."""
+        self._admission.leave(self)
+
+    def forget(self) -> None:
+        """Give the place back, for a response that turned out to be no event stream."""
+        self._admission.leave(self, counts=False)
+
+    @property
+    def held(self) -> int:
+        """Bytes that wait between the application and its server."""
+        return 0 if self.hand_off is None else self.hand_off.held
+
+    def count(self) -> Carried:
+        """Return what the stream has carried by now."""
+        carried = Carried(*map(self.carried.__getattribute__, Carried.__slots__))
+        if self.hand_off is not None:
+            hand_off = self.hand_off
+            carried.add(
+                Carried(
+                    blocks_in=hand_off.blocks_taken,
+                    bytes_in=hand_off.bytes_taken,
+                    events_in=hand_off.events_taken,
+                    events_out=hand_off.events_taken,
+                    pauses=hand_off.pauses,
+                    paused_seconds=hand_off.paused,
+                )
+            )
+        return carried
+
+    def mark(self) -> None:
+        """Remember how much has been pulled by now."""
+        self._marked = self.count().bytes_in
+
+    def hunger(self) -> int:
+        """Return the bytes that the stream holds, and those that it has pulled since the last `mark`."""
+        return self.held + self.count().bytes_in - self._marked
+
+
+class Admission:
+    """The open streams of this process, and whether there may be one more.
+
+    *limit*: given the environ, tells how many may be open, None for any number. *retry*: milliseconds for which a client is
+    sent away, before jitter and pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so
+    that nobody is locked out for good by memory that does not fall.
+
+    For all threads; after a fork it begins at nothing.
+    """
+
+    def __init__(
+        self,
+        *,
+        limit: Callable[[WSGIEnvironment], int | None],
+        retry: int = 3000,
+        memory: MemoryGovernor | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._limit = limit
+        self._retry = retry
+        self._memory = memory
+        self._clock = clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # guards all below but `_open` and `_left`: who leaves may do so inside a collection
+        self._open: set[Place] = set()
+        self._left: deque[Place] = deque()  # and not added up yet
+        self._most: int | None = None
+        self._carried = Carried()
+        self._ended: Counter[str] = Counter()
+        self._shed = 0
+        self._pressure = 0.0  # requests that were shed lately
+        self._pressed_at = -math.inf
+        self._critical_since: float | None = None
+        self._end_at = math.inf  # when the next stream is to be ended
+
+    def maybe_admit(self, environ: WSGIEnvironment, stream: Stream) -> Place | None:
+        """Return a place for one more stream; None if it has to be shed."""
+        if self._pid != os.getpid():
+            self._begin()
+        limit, now = self._limit(environ), self._clock()
+        is_critical = self._memory is not None and self._memory.is_critical
+        with self._lock:
+            self._most = limit
+            self._add_up()
+            if self._open and (is_critical or (limit is not None and len(self._open) >= limit)):
+                self._shed += 1
+                self._pressure, self._pressed_at = self._faded(now) + 1, now
+                return None
+            place = Place(self, stream, now)
+            self._open.add(place)
+        return place
+
+    def leave(self, place: Place, *, counts: bool = True) -> None:
+        """Take *place* back, once. *counts*: False if there was no stream after all."""
+        try:
+            self._open.remove(place)
+        except KeyError:  # it has left, or another process had it
+            return
+        if not counts:
+            return
+        self._left.append(place)
+        if _log.isEnabledFor(logging.DEBUG):
+            reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
+            _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
+
+    def _add_up(self) -> set[Place]:
+        """Add up what those have carried that have left; return them."""
+        left = set()
+        while self._left:
+            place = self._left.popleft()
+            left.add(place)
+            self._carried.add(place.count())
+            self._ended[place.stream.reason or "not known"] += 1
+        return left
+
+    # -- those who come back
+
+    def next_retry(self) -> int:
+        """Return the milliseconds after which a client should come back: with jitter, and longer the more were shed lately."""
+        patience = min(_MOST_PATIENCE, 1 + self._faded(self._clock()) / max(1, len(self._open)))
+        return round(self._retry * patience * random.uniform(*_JITTER))
+
+    def _faded(self, now: float) -> float:
+        return self._pressure * math.exp((self._pressed_at - now) / _FORGET_AFTER) if self._pressure else 0.0
+
+    # -- memory that stays critical
+
+    def relieve(self, now: float) -> None:
+        """Tell the hungriest stream to end if memory has been critical for two seconds; another each half second.
+
+        Rejecting comes first: it begins at once. A stream that neither holds nor pulls anything is left alone.
+        """
+        if self._memory is None or not self._memory.is_critical:
+            self._critical_since = None
+            return
+        with self._lock:
+            if self._critical_since is None:
+                self._critical_since, self._end_at = now, now + _CRITICAL_FOR
+            elif now < self._end_at:
+                return
+            else:
+                self._end_at = now + _END_ONE_EVERY
+                hungriest = max((place for place in self._open.copy() if not place.must_end), key=Place.hunger, default=None)
+                if hungriest is not None and hungriest.hunger() > 0:
+                    hungriest.must_end = True
+            for place in self._open.copy():
+                place.mark()
+
+    # -- what is seen
+
+    def stats(self) -> Stats:
+        """Return the numbers of this moment."""
+        if self._pid != os.getpid():
+            self._begin()
+        now = self._clock()
+        with self._lock:
+            streams = self._open.copy()
+            streams -= self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
+            carried = Carried()
+            carried.add(self._carried)
+            for place in streams:
+                carried.add(place.count())
+            ended, shed, most = dict(self._ended), self._shed, self._most
+        announced = sum(place.hand_off is not None for place in streams)
+        reading = None if self._memory is None else self._memory.read()
+        return Stats(
+            open_announced=announced,
+            open_inline=len(streams) - announced,
+            most_streams=most,
+            shed=shed,
+            ended=MappingProxyType(ended),
+            **asdict(carried),
+            held_bytes=sum(place.held for place in streams),
+            memory_used=None if reading is None else reading.used,
+            memory_limit=None if reading is None else reading.limit,
+            memory_state=None if self._memory is None else self._memory.state,
+            longest_silence=max((now - place.sent_at for place in streams), default=0.0),
+            oldest_stream=max((now - place.began for place in streams), default=0.0),
+        )
+
+
+def send_away(environ: WSGIEnvironment, start_response: StartResponse, milliseconds: int) -> Iterable[bytes]:
+    """Answer a request that is shed: an EventSource by its own means, so that it comes back; anybody else with 503."""
+    has_body = environ.get("REQUEST_METHOD") != "HEAD"
+    if is_event_source(environ):
+        headers, _ = amend([("Content-Type", MEDIA_TYPE)])
+        start_response("200 OK", headers)
+        return [retry_line(milliseconds)] if has_body else []
+    text = b"Too many event streams are open. Please come back later.\n"
+    start_response(
+        "503 Service Unavailable",
+        [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(text))),
+            ("Retry-After", str(math.ceil(milliseconds / 1000))),
+            ("Cache-Control", "no-store"),
+        ],
+    )
+    return [text] if has_body else []
