@@ -85,7 +85,6 @@ class Place:
                     blocks_in=hand_off.blocks_taken,
                     bytes_in=hand_off.bytes_taken,
                     events_in=hand_off.events_taken,
-                    events_out=hand_off.events_taken,
                     pauses=hand_off.pauses,
                     paused_seconds=hand_off.paused,
                 )
