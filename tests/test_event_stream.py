@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware.event_reader import EventReader, read_events
-from ssemiddleware.event_stream import BOM, Event, OpaquePosition, Position, next_cut
+from ssemiddleware.event_stream import BOM, Event, OpaquePosition, Position, count_event_ends, next_cut
 
 # Pieces that streams are made of: line ends in all forms, comments, fields, characters of several bytes.
 PIECES = [
@@ -330,3 +330,29 @@ def test_an_opaque_position_takes_nothing() -> None:
     assert not position.takes_comment
     assert not position.takes_end
     assert position.event_end(b"\n\n") == -1
+
+
+SMALL, LARGE = b"data: 1\n\n", b"data: " + b"x" * 10_000 + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "ends"),
+    [
+        (b"", 0),
+        (b"data: 1\n", 0),
+        (SMALL, 1),
+        (SMALL * 7, 7),
+        (b"data: 1\r\n\r\n", 1),
+        (b"data: 1\r\rdata: 2\r\r", 2),
+        (b":\n", 0),
+        (SMALL * 10_000, 10_000),
+        (b"event: a\ndata: 1\n\n" * 5000, 5000),
+        (LARGE, 1),
+        (LARGE[:-1], 0),
+        (LARGE[:-2] + b"\r\n\r\n", 1),
+        (b"x" * 10_000, 0),
+    ],
+    ids=lambda value: f"{value[:12]!r} of {len(value)}" if isinstance(value, bytes) else None,
+)
+def test_the_ends_of_events_are_counted(block: bytes, ends: int) -> None:
+    assert count_event_ends(block) == ends
