@@ -178,7 +178,8 @@ class HandOff:
             return b""
         events = count_event_ends(waiting[0])
         if len(waiting) == 1 or self._is_large(waiting[0]):
-            self._count_as_taken(1, events)
+            self.blocks_taken += 1
+            self.events_taken += events
             return waiting.popleft()
         # As many as fit if all are as long as the first: nearly always right, and no look at each block. What is longer
         # after all is cut; a buffer for all that waits would be copied twice, and mapped and unmapped each time.
@@ -188,12 +189,9 @@ class HandOff:
             first = next(index for index, block in enumerate(blocks) if self._is_large(block))
             waiting.extendleft(reversed(blocks[first:]))
             del blocks[first:]
-        self._count_as_taken(len(blocks), events * len(blocks))
+        self.blocks_taken += len(blocks)
+        self.events_taken += events * len(blocks)
         return self._up_to_an_event_end(b"".join(blocks))
-
-    def _count_as_taken(self, blocks: int, events: int) -> None:
-        self.blocks_taken += blocks
-        self.events_taken += events
 
     def _up_to_an_event_end(self, block: bytes) -> bytes:
         """Put what follows the last event's end in *block* back, if more waits to go with it."""
@@ -201,7 +199,7 @@ class HandOff:
             end = last_event_end(block)
             if 0 < end < len(block):
                 self._waiting.appendleft(block[end:])
-                self._count_as_taken(-1, 0)  # it will be taken again
+                self.blocks_taken -= 1  # it will be taken again
                 return block[:end]
         return block
 
