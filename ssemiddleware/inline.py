@@ -171,6 +171,7 @@ class InlineStream:
             self._iterable.close()
 
     def __del__(self) -> None:  # a server that neither iterates nor closes must not leave a place behind
+        self._stream.end(CLIENT_GONE)
         self._start.leave()
 
     @property

@@ -147,7 +147,8 @@ class SSEMiddleware:
         object.__setattr__(self, "_told", set())
         object.__setattr__(self, "_reshapes", reshapes)
         object.__setattr__(self, "_limits", {})
-        admission = Admission(limit=self._limit, retry=_SHED_FOR if retry is None else retry, memory=memory)
+        shed_for = _SHED_FOR if retry is None else retry
+        admission = Admission(limit=self._limit, counts_all=max_streams is None, retry=shed_for, memory=memory)
         object.__setattr__(self, "_admission", admission)
         worker = servers.find_calling_worker()
         if worker is not None:
@@ -173,7 +174,7 @@ class SSEMiddleware:
             relay = self._maybe_start_relay(environ)
             if relay is not None:
                 return self._respond_announced(environ, start_response, relay, place)
-            place.leave()  # an inline request asks for one when it is known to be an event stream
+            place.forget()  # an inline request asks for one when it is known to be an event stream
         return self._respond_inline(environ, start_response, stream)
 
     def stats(self) -> Stats:
@@ -261,7 +262,7 @@ class SSEMiddleware:
             if not self._wait_for_headers(environ, relay):
                 stream.end(CLIENT_GONE)
                 relay.close()
-                place.leave()
+                place.forget()
                 start_response("499 Client Closed Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
                 return []
             start = relay.commit()
@@ -272,7 +273,7 @@ class SSEMiddleware:
         except BaseException:
             stream.end(RAISED)
             relay.stop()
-            place.leave()
+            place.forget()
             raise
 
     def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> bool:

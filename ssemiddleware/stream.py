@@ -241,8 +241,7 @@ class AnnouncedStream:
         self._relay.close()
 
     def __del__(self) -> None:  # a server that forgets close() must leave neither a thread nor a place behind
-        self._relay.stop()
-        self._place.leave()
+        self._end(CLIENT_GONE)
 
     def _end(self, reason: str) -> None:
         self._is_over = True

@@ -90,6 +90,19 @@ def test_a_limit_may_differ_from_request_to_request() -> None:
     assert places.maybe_admit({"limit": 3}, Stream())
 
 
+def test_admissions_that_share_a_limit_count_together() -> None:
+    both = [Admission(limit=lambda environ: 3, counts_all=True) for _ in range(2)]
+    alone = admission(3)
+    for _ in range(3):
+        admit(alone)
+    given_places = [admit(both[0]), admit(both[0]), admit(both[1])]
+    assert both[0].maybe_admit({}, Stream()) is None
+    assert both[1].maybe_admit({}, Stream()) is None
+    given_places[0].leave()
+    admit(both[1])
+    assert (both[0].stats().open, both[1].stats().open) == (1, 2)
+
+
 @given(st.lists(st.booleans()), st.integers(1, 5))
 def test_the_count_is_exact_whoever_comes_and_goes(comes: list[bool], limit: int) -> None:
     places, open_places, shed = admission(limit), list[Place](), 0
