@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware.event_reader import EventReader, read_events
-from ssemiddleware.event_stream import BOM, Event, OpaquePosition, Position, count_event_ends, next_cut
+from ssemiddleware.event_stream import (
+    BOM,
+    Event,
+    OpaquePosition,
+    Position,
+    count_event_ends,
+    first_event_end,
+    first_line_end,
+    next_cut,
+)
 
 # Pieces that streams are made of: line ends in all forms, comments, fields, characters of several bytes.
 PIECES = [
@@ -236,6 +245,22 @@ def test_reading_a_long_line_is_linear(block: int) -> None:
             pass
 
     assert growth(read, 1 << 20) < 8
+
+
+# -- searching
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
+@pytest.mark.parametrize("length", [1, 2, *range(16_376, 16_392), 32_767, 32_768, 50_000])
+def test_the_first_line_and_the_first_event_are_found_however_long_they_are(length: int, line_end: bytes) -> None:
+    for before in (b"", b"a\n\n", b"a\r\r"):
+        line = before + b"x" * length
+        for behind in (b"", b"y", b"y\n\n", b"y\r\r"):
+            assert first_line_end(line + line_end + behind, len(before)) == len(line)
+            assert first_event_end(line + line_end * 2 + behind, len(before)) == len(line + line_end * 2)
+        assert first_line_end(line, len(before)) == -1
+        assert first_line_end(line + line_end, len(before), len(line)) == -1
+        assert first_event_end(line + line_end + b"y" * length, len(before)) == 0
 
 
 # -- positions
