@@ -23,6 +23,9 @@ HEARTBEAT = b":\n"
 
 BOM = b"\xef\xbb\xbf"
 
+#: How a block ends that ends with a blank line, whatever stands before it. CR has no part in this: a LF may follow.
+BLANK_LINES = (b"\n\n", b"\n\r\n")
+
 _LF, _CR = 0x0A, 0x0D
 
 # Bytes that are searched at once. A search for LF that runs to the block's end would be quadratic where all lines end with CR.

@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .event_stream import BOM, behind_line_end, first_line_end, last_event_end, last_line_end
+from .event_stream import BLANK_LINES, BOM, behind_line_end, first_line_end, last_event_end, last_line_end
 from .oversized import Reshaping, begins_as_json
 
 if TYPE_CHECKING:
@@ -111,7 +111,7 @@ class Folding(Reshaping):
 
     def passes(self, block: bytes) -> bool:
         """Tell that no line in *block* is too long, and that it ends an event."""
-        if self._at is _At.LINE_START and not self._held and len(block) <= self._over and block.endswith(b"\n\n"):
+        if self._at is _At.LINE_START and not self._held and len(block) <= self._over and block.endswith(BLANK_LINES):
             self._is_first = self._after_cr = False
             self._is_json = None
             return True
