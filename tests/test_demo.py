@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import json
+import re
+import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
+import psutil
 import pytest
 from werkzeug.test import Client, TestResponse
 
-from ssemiddleware import Event, read_events
+import ssemiddleware.demo
+from ssemiddleware import Event, MemoryGovernor, read_events
 from ssemiddleware.__main__ import CLIENT
 from ssemiddleware.demo import create_app
 from ssemiddleware.demo.large_event import large_event, large_json
-from ssemiddleware.testing import open_stream
+from ssemiddleware.demo.pressure import Pressure, PressureRefused
+from ssemiddleware.testing import OpenStream, open_stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
 
+PACKAGE = Path(ssemiddleware.demo.__file__).parent
 FLASK_MOUNTS = ["/bare", "/wrapped", "/folded", "/fragments"]
 MOUNTS = [*FLASK_MOUNTS, "/django/bare", "/django/wrapped"]
 MEGABYTE = 1_000_000
@@ -32,7 +39,11 @@ def demo() -> Iterator[WSGIApplication]:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="tests.test_documents")
     middleware = ["django.middleware.gzip.GZipMiddleware"]
     with override_settings(ROOT_URLCONF="ssemiddleware.demo.django_ticker", MIDDLEWARE=middleware):
-        yield create_app()
+        yield create_app(limit=2 * resident())  # so that it starts at a half, whatever the tests before have left behind
+
+
+def resident() -> int:
+    return psutil.Process().memory_info().rss
 
 
 def get(demo: WSGIApplication, path: str) -> TestResponse:
@@ -51,6 +62,7 @@ FILES = {
     "/demo.js": "text/javascript",
     "/shared.js": "text/javascript",
     "/large-event.js": "text/javascript",
+    "/memory.js": "text/javascript",
     "/client.js": "text/javascript",
 }
 
@@ -80,6 +92,13 @@ def test_another_path_is_not_found(demo: WSGIApplication) -> None:
         assert get(demo, path).status_code == 404
 
 
+def test_the_page_shows_how_the_application_is_really_mounted() -> None:
+    (code,) = re.findall("<pre.*?><code>(.*?)</code></pre>", (PACKAGE / "static" / "index.html").read_text("utf-8"), re.DOTALL)
+    shown = "".join(re.sub("<.*?>", "", code).split()).strip("{}")
+    assert shown == '"/bare":flask_app,"/wrapped":SSEMiddleware(flask_app,memory=memory),'
+    assert shown in "".join((PACKAGE / "__init__.py").read_text("utf-8").split())
+
+
 # -- The streams
 
 
@@ -95,16 +114,98 @@ def test_a_wrapped_silent_stream_opens_at_once(demo: WSGIApplication) -> None:
         assert stream.headers["Content-Type"].startswith("text/event-stream")
 
 
-def test_the_memory_is_told(demo: WSGIApplication) -> None:
-    with open_stream(demo, "/wrapped/memory") as stream:
-        assert json.loads(stream.next_event().data)["rss"] > MEGABYTE
-
-
 @pytest.mark.parametrize("mount", FLASK_MOUNTS)
 def test_a_burst_is_as_many_events_as_asked_for_and_their_end(demo: WSGIApplication, mount: str) -> None:
     *events, end = events_at(demo, f"{mount}/burst?n=3")
     assert [event.data for event in events] == ["1", "2", "3"]
     assert (end.event, end.data) == ("end", "3")
+
+
+# -- Memory
+
+
+def next_reading(stream: OpenStream) -> dict[str, Any]:
+    reading: dict[str, Any] = json.loads(stream.next_event().data)
+    return reading
+
+
+def reading_when(stream: OpenStream, state: str) -> dict[str, Any]:
+    """Return the first reading in this *state*; four seconds of readings are enough."""
+    for _ in range(8):
+        reading = next_reading(stream)
+        if reading["state"] == state:
+            return reading
+    raise AssertionError(f"still {reading['state']}, not {state}: {reading}")
+
+
+def test_a_reading_tells_the_memory_its_marks_and_what_the_wrapped_streams_have_to_do_with_it(demo: WSGIApplication) -> None:
+    with open_stream(demo, "/wrapped/ticker") as ticker, open_stream(demo, "/memory/readings") as stream:
+        ticker.next_event()
+        reading = next_reading(stream)
+    assert set(reading) == {
+        "used", "limit", "low", "high", "critical", "state", "open", "pauses", "paused_seconds", "shed", "pressure",
+    }  # fmt: skip
+    assert MEGABYTE < reading["used"] < reading["low"] < reading["high"] < reading["critical"] < reading["limit"]
+    assert (reading["state"], reading["open"], reading["shed"], reading["pressure"]) == ("normal", 1, 0, 0)
+
+
+def test_pressure_makes_wrapped_streams_wait_and_is_given_back_when_it_is_ended(demo: WSGIApplication) -> None:
+    client = Client(demo)
+    with open_stream(demo, "/memory/readings") as stream, open_stream(demo, "/wrapped/ticker") as ticker:
+        before = next_reading(stream)
+        assert client.post("/memory/pressure").status_code == 204
+        try:
+            during = reading_when(stream, "high")
+            assert during["high"] < during["used"] < during["critical"]
+            assert 5 < during["pressure"] <= 15
+            numbers = [json.loads(ticker.next_event().data)["number"] for _ in range(2)]
+            assert numbers == [1, 2]
+            refused = client.post("/memory/pressure")
+            assert (refused.status_code, refused.mimetype) == (409, "text/plain")
+            assert refused.get_data(as_text=True) == "It is under pressure already.\n"
+        finally:
+            assert client.delete("/memory/pressure").status_code == 204
+        after = reading_when(stream, "normal")
+        assert after["used"] < after["low"]
+        assert after["pressure"] == 0
+        assert after["pauses"] > before["pauses"]
+        assert after["paused_seconds"] > before["paused_seconds"]
+        assert after["shed"] == before["shed"]
+        assert json.loads(ticker.next_event().data)["number"] == 3
+    assert client.delete("/memory/pressure").status_code == 204  # there is none, and nothing to complain about
+
+
+def test_pressure_ends_by_itself() -> None:
+    governor = MemoryGovernor(2 * resident())
+    pressure = Pressure(governor, lasts=0.01)
+    pressure.begin()
+    held = resident()
+    deadline = time.monotonic() + 10
+    while pressure.seconds_left or resident() > held * 0.8:
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_a_timer_of_pressure_that_was_ended_does_not_end_the_next() -> None:
+    pressure = Pressure(MemoryGovernor(2 * resident()))
+    pressure.begin()
+    first = pressure._held
+    pressure.end()
+    pressure.begin()
+    pressure._end(first)
+    assert pressure.seconds_left > 0
+    pressure.end()
+    assert pressure.seconds_left == 0
+
+
+def test_pressure_is_refused_where_the_memory_is_full_already() -> None:
+    with pytest.raises(PressureRefused, match="as full as that already"):
+        Pressure(MemoryGovernor(resident() // 2)).begin()
+
+
+def test_pressure_is_refused_where_it_would_kill_the_process() -> None:
+    with pytest.raises(PressureRefused, match="not enough free memory"):
+        Pressure(MemoryGovernor(2 * psutil.virtual_memory().total)).begin()
 
 
 # -- The large event
