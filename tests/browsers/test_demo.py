@@ -79,3 +79,64 @@ def test_webkit_is_spared_a_line_that_would_stop_its_tab(browser: Browser, demo:
     card = run_card(browser, demo, 6)
     assert card["states"] == ["left out", "CLOSED, done", "CLOSED, done"]
     assert card["result"].endswith("Both are equal to what was sent. Plain was left out.")
+
+
+# Presses the button of the memory card, waits until the state is high, then for events on all wrapped tickers, then presses
+# again to end it early, and waits for the state to be normal and for the tickers to go on.
+PRESSURE = """
+const text = id => document.getElementById(id).textContent;
+const until = async holds => { while (!holds()) await new Promise(resolve => setTimeout(resolve, 20)); };
+await until(() => document.querySelector("#curl-lines li") && text("memory-level").startsWith("normal"));
+const tickers = Array.from(document.querySelectorAll("#flask-ticker .panel, #django-ticker .panel.wrapped"));
+const events = () => tickers.map(panel => parseInt(panel.querySelector(".value").textContent) || 0);
+const tickOn = async () => {
+    const before = events();
+    await until(() => events().every((number, index) => number > before[index] + 1));
+};
+const shown = () => ({
+    level: text("memory-level"), button: button.textContent, left: text("pressure-left"), note: text("pressure-note"),
+    waits: parseInt(text("wrapped-pauses")), open: text("wrapped-open"), shed: text("wrapped-shed"),
+    states: tickers.map(panel => panel.querySelector(".state").textContent),
+    meter: document.getElementById("memory-meter").getAttribute("aria-valuetext"),
+    graph: document.getElementById("memory-graph").getAttribute("aria-label"),
+    testsAreDisabled: Array.from(document.querySelectorAll("[data-run]"), test => test.disabled),
+});
+const button = document.getElementById("pressure-button");
+await tickOn();
+const steps = [shown()];
+button.click();
+await until(() => text("memory-level").startsWith("high") && button.textContent.startsWith("End"));
+await tickOn();
+steps.push(shown());
+button.click();
+await until(() => text("memory-level").startsWith("normal") && button.textContent.startsWith("Put"));
+await tickOn();
+return [...steps, shown()];
+"""
+
+
+def test_pressure_makes_the_wrapped_tickers_wait_and_breaks_nothing(browser: Browser, demo: Server) -> None:
+    browser.open(demo.url)
+    before, during, after = cast("list[dict[str, Any]]", browser.run(PRESSURE, timeout=WITHIN))
+    assert [step["level"] for step in (before, during, after)] == [
+        "normal: no stream waits",
+        "high: streams wait",
+        "normal: no stream waits",
+    ]
+    assert [step["button"] for step in (before, during, after)] == [
+        "Put the process under pressure",
+        "End the pressure",
+        "Put the process under pressure",
+    ]
+    assert before["left"] == after["left"] == "For 15 seconds at most."
+    assert re.fullmatch("[0-9]+ s left", during["left"])
+    assert [during["note"], after["note"]] == ["The process is under pressure.", "It is over: all was given back at once."]
+    assert before["waits"] < during["waits"] <= after["waits"]
+    assert re.fullmatch("4[0-9]{2}[.][0-9] MB of 536.9 MB, 8[0-9] %", during["meter"])
+    marks = "Lines: low 376 MB (70 %), high 429 MB (80 %), critical 494 MB (92 %), limit 537 MB."
+    assert all(step["graph"].endswith(marks) for step in (before, during, after))
+    assert all(during["testsAreDisabled"])
+    assert not any(before["testsAreDisabled"] + after["testsAreDisabled"])
+    for step in (before, during, after):
+        assert step["states"] == ["OPEN"] * 3
+        assert (step["open"], step["shed"]) == ("2", "0")
