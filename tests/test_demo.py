@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,8 @@ from ssemiddleware.demo import create_app
 from ssemiddleware.demo.large_event import large_event, large_json
 from ssemiddleware.demo.pressure import Pressure, PressureRefused
 from ssemiddleware.testing import OpenStream, open_stream
+
+from .test_memory import Clock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication
@@ -175,26 +176,27 @@ def test_pressure_makes_wrapped_streams_wait_and_is_given_back_when_it_is_ended(
     assert client.delete("/memory/pressure").status_code == 204  # there is none, and nothing to complain about
 
 
-def test_pressure_ends_by_itself() -> None:
-    governor = MemoryGovernor(2 * resident())
-    pressure = Pressure(governor, lasts=0.01)
+def test_pressure_ends_when_its_time_is_over_and_somebody_looks() -> None:
+    clock = Clock()
+    pressure = Pressure(MemoryGovernor(2 * resident()), lasts=15, clock=clock)
     pressure.begin()
     held = resident()
-    deadline = time.monotonic() + 10
-    while pressure.seconds_left or resident() > held * 0.8:
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
+    assert pressure.seconds_left == 15
+    clock.now += 15
+    assert pressure.seconds_left == 0
+    assert resident() < held * 0.8
+    pressure.begin()
+    assert pressure.seconds_left == 15
+    pressure.end()
+    assert pressure.seconds_left == 0
 
 
-def test_a_timer_of_pressure_that_was_ended_does_not_end_the_next() -> None:
+def test_pressure_ends_when_the_last_who_watched_it_has_gone() -> None:
     pressure = Pressure(MemoryGovernor(2 * resident()))
-    pressure.begin()
-    first = pressure._held
-    pressure.end()
-    pressure.begin()
-    pressure._end(first)
-    assert pressure.seconds_left > 0
-    pressure.end()
+    with pressure.watched():
+        with pressure.watched():
+            pressure.begin()
+        assert pressure.seconds_left > 0
     assert pressure.seconds_left == 0
 
 

@@ -47,10 +47,11 @@ def memory_readings(
     environ: WSGIEnvironment, governor: MemoryGovernor, wrapped: Sequence[SSEMiddleware], pressure: Pressure
 ) -> Iterator[bytes]:
     """Yield how full the memory is, and what the wrapped streams have to do with it, twice a second."""
-    while True:
-        yield bytes(Event(json=memory_now(governor) | streams_now(wrapped) | {"pressure": round(pressure.seconds_left, 1)}))
-        if client_left_during_pause(environ, 0.5):
-            return
+    with pressure.watched():
+        while True:
+            yield bytes(Event(json=memory_now(governor) | streams_now(wrapped) | {"pressure": round(pressure.seconds_left, 1)}))
+            if client_left_during_pause(environ, 0.5):
+                return
 
 
 def memory_now(governor: MemoryGovernor) -> dict[str, object]:

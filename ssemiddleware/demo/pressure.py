@@ -5,6 +5,8 @@ from __future__ import annotations
 import mmap
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import psutil
 
@@ -22,39 +24,55 @@ class PressureRefused(Exception):
 class Pressure:
     """Fills the process up to halfway between the *governor*'s high and critical mark: there streams wait, and all may begin.
 
-    One at a time; it ends by itself after *lasts* seconds, on a timer's thread. Any thread may call anything.
+    One at a time. It lasts for *lasts* seconds, and ends when somebody asks for the `seconds_left` behind that, or when the
+    last who `watched` it has gone. Any thread may call anything.
     """
 
-    def __init__(self, governor: MemoryGovernor, *, lasts: float = LASTS) -> None:
+    def __init__(self, governor: MemoryGovernor, *, lasts: float = LASTS, clock: Callable[[], float] = time.monotonic) -> None:
         self._governor = governor
         self._lasts = lasts
+        self._clock = clock
         self._lock = threading.Lock()  # guards all below
         self._held: mmap.mmap | None = None
-        self._timer: threading.Timer | None = None
         self._ends_at = 0.0
+        self._watchers = 0
 
     def begin(self) -> None:
         """Hold as many bytes as are missing; raises `PressureRefused`."""
         with self._lock:
+            self._end_if_due()
             if self._held is not None:
                 raise PressureRefused("It is under pressure already.")
             pieces = self._missing() // len(_PIECE) + 1
             held = mmap.mmap(-1, pieces * len(_PIECE))  # not the allocator's, which might keep it afterwards
             for _ in range(pieces):
                 held.write(_PIECE)  # a page is resident once it has been written to
-            self._timer = threading.Timer(self._lasts, self._end, [held])
-            self._timer.name, self._timer.daemon = "ssemiddleware-demo-pressure", True
-            self._timer.start()
-            self._held, self._ends_at = held, time.monotonic() + self._lasts
+            self._held, self._ends_at = held, self._clock() + self._lasts
 
     def end(self) -> None:
         """Give it all back at once; does nothing if nothing is held."""
-        self._end(self._held)
+        with self._lock:
+            self._end()
 
     @property
     def seconds_left(self) -> float:
         """How long it will last; 0 when there is none."""
-        return 0.0 if self._held is None else max(0.0, self._ends_at - time.monotonic())
+        with self._lock:
+            self._end_if_due()
+            return 0.0 if self._held is None else self._ends_at - self._clock()
+
+    @contextmanager
+    def watched(self) -> Iterator[None]:
+        """Be one of those who look at it."""
+        with self._lock:
+            self._watchers += 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._watchers -= 1
+                if not self._watchers:
+                    self._end()
 
     def _missing(self) -> int:
         """Return the bytes that are missing to what is wanted: at most the limit."""
@@ -68,12 +86,11 @@ class Pressure:
             raise PressureRefused("The container or the machine has not enough free memory for that.")
         return size
 
-    def _end(self, held: mmap.mmap | None) -> None:
-        """End the pressure that is made of *held*: a timer may come late, when the next one has begun."""
-        with self._lock:
-            if held is None or held is not self._held:
-                return
-            held.close()
+    def _end_if_due(self) -> None:
+        if self._clock() >= self._ends_at:
+            self._end()
+
+    def _end(self) -> None:
+        if self._held is not None:
+            self._held.close()
             self._held = None
-            if self._timer is not None:
-                self._timer.cancel()
