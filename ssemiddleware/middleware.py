@@ -173,7 +173,7 @@ class SSEMiddleware:
             relay = self._maybe_start_relay(environ)
             if relay is not None:
                 return self._respond_announced(environ, start_response, relay, place)
-            place.leave()  # an inline request asks for one when it is known to be an event stream
+            place.forget()  # an inline request asks for one when it is known to be an event stream
         return self._respond_inline(environ, start_response, stream)
 
     def stats(self) -> Stats:
@@ -260,7 +260,7 @@ class SSEMiddleware:
             if not self._wait_for_headers(environ, relay):
                 stream.end(CLIENT_GONE)
                 relay.close()
-                place.leave()
+                self._give_back(place, relay)
                 start_response("499 Client Closed Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
                 return []
             start = relay.commit()
@@ -271,8 +271,15 @@ class SSEMiddleware:
         except BaseException:
             stream.end(RAISED)
             relay.stop()
-            place.leave()
+            self._give_back(place, relay)
             raise
+
+    @staticmethod
+    def _give_back(place: Place, relay: Relay) -> None:
+        if relay.blocks.is_event_stream:
+            place.leave()
+        else:
+            place.forget()
 
     def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> bool:
         """Return True when the response may begin, False if the client leaves before."""
