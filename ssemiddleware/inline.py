@@ -84,13 +84,15 @@ class InlineStart:
 
     def _cutting(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
         assert self.place is not None
-        carried = self.place.carried
+        assert self.position is not None
+        carried, position = self.place.carried, self.position
 
         def write_cut(block: bytes) -> None:
             block = only_bytes(block)
             carried.count_in(block)
             for reshaped in self.reshape(block):
                 carried.events_out += count_event_ends(reshaped)
+                position.advance(reshaped)
                 for piece in pieces_of(reshaped, self._max_block):
                     write(piece)
                     carried.count_out(piece)
