@@ -128,6 +128,7 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
+        self.on_begin: list[Callable[[WSGIEnvironment], None]] = []  # called without a lock when a stream has got its place
         self._begin()
 
     def _begin(self) -> None:
@@ -159,6 +160,8 @@ class Admission:
                 return None
             place = Place(self, stream, now)
             self._open.add(place)
+        for tell in self.on_begin:
+            tell(environ)
         return place
 
     def leave(self, place: Place) -> None:

@@ -61,7 +61,11 @@ class Carried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The streams of one `SSEMiddleware` in this process, at one moment. Immutable."""
+    """The streams of one `SSEMiddleware` in this process, at one moment. Immutable.
+
+    The sums never go down. What an inline stream has carried in the last tenth of a second counts when its application yields
+    again or ends.
+    """
 
     open_announced: int  # streams that run on a relay thread
     open_inline: int
