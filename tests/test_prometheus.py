@@ -23,7 +23,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from ssemiddleware import MemoryGovernor, SSEMiddleware, Stats
-from ssemiddleware.prometheus import StreamCollector
+from ssemiddleware.prometheus import StreamCollector, _Writer
 from ssemiddleware.stream import REASONS
 from ssemiddleware.testing import open_stream
 
@@ -183,6 +183,14 @@ def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.Monkey
     monkeypatch.delitem(sys.modules, "ssemiddleware.prometheus")
     with pytest.raises(ImportError, match=re.escape('pip install "ssemiddleware[prometheus]"')):
         importlib.import_module("ssemiddleware.prometheus")
+
+
+def test_numbers_that_cannot_be_written_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    writer = _Writer({"": SSEMiddleware(three_events)}, {})
+    writer.write()
+    writer.write()
+    (record,) = caplog.records
+    assert record.getMessage() == "the numbers for Prometheus cannot be written"
 
 
 # -- many processes: each of these runs `this` in a process of its own, since whether numbers are shared among processes is
