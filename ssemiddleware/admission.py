@@ -24,11 +24,11 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from .event_stream import MEDIA_TYPE, retry_line
 from .headers import amend, is_event_source
 from .stats import Carried, Stats
-from .stream import NOT_KNOWN
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -47,6 +47,9 @@ _MOST_PATIENCE = 8.0  # times `retry` for which a client is sent away, before th
 # Shares of the time after which an EventSource comes back. By default that is more than 2 s: for so long a server that stops
 # keeps connections, over which a client would come back to the very process that is going.
 _JITTER = (0.75, 1.5)
+
+
+_counted_together: WeakSet[Admission] = WeakSet()
 
 
 class Place:
@@ -109,9 +112,10 @@ class Place:
 class Admission:
     """The open streams of this process, and whether there may be one more.
 
-    *limit*: given the environ, tells how many may be open, None for any number. *retry*: milliseconds for which a client is
-    sent away, before jitter and pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so
-    that nobody is locked out for good by memory that does not fall.
+    *limit*: given the environ, tells how many may be open, None for any number. *counts_all*: that is the process's limit, so
+    the streams of all others that say so count too. *retry*: milliseconds for which a client is sent away, before jitter and
+    pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for
+    good by memory that does not fall.
 
     For all threads; after a fork it begins at nothing.
     """
@@ -120,6 +124,7 @@ class Admission:
         self,
         *,
         limit: Callable[[WSGIEnvironment], int | None],
+        counts_all: bool = False,
         retry: int = 3000,
         memory: MemoryGovernor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -128,8 +133,14 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
-        self.on_begin: list[Callable[[WSGIEnvironment], None]] = []  # called without a lock when a stream has got its place
+        self.on_request: list[
+            Callable[[WSGIEnvironment], None]
+        ] = []  # called without a lock when a stream has got a place or none
+        self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
         self._begin()
+        if counts_all:
+            _counted_together.add(self)
+            self._counted = _counted_together
 
     def _begin(self) -> None:
         self._pid = os.getpid()
@@ -149,19 +160,24 @@ class Admission:
         """Return a place for one more stream; None if it has to be shed."""
         if self._pid != os.getpid():
             self._begin()
-        limit, now = self._limit(environ), self._clock()
+        place = self._maybe_place(stream, self._limit(environ))
+        for tell in self.on_request:
+            tell(environ)
+        return place
+
+    def _maybe_place(self, stream: Stream, limit: int | None) -> Place | None:
+        now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
         with self._lock:
             self._most = limit
             self._add_up()
-            if self._open and (is_critical or (limit is not None and len(self._open) >= limit)):
+            is_full = limit is not None and sum(len(each._open) for each in self._counted) >= limit
+            if (self._open and is_critical) or is_full:
                 self._shed += 1
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None
             place = Place(self, stream, now)
             self._open.add(place)
-        for tell in self.on_begin:
-            tell(environ)
         return place
 
     def leave(self, place: Place) -> None:
@@ -187,7 +203,7 @@ class Admission:
             carried = place.count()
             if place.is_stream:
                 self._carried.add(carried)
-                self._ended[place.stream.reason or NOT_KNOWN] += 1
+                self._ended[str(place.stream.reason)] += 1
             else:  # before that was known it may have paused, and been seen to
                 self._carried.add(Carried(pauses=carried.pauses, paused_seconds=carried.paused_seconds))
 

@@ -179,7 +179,8 @@ class HandOff:
         events = count_event_ends(waiting[0])
         if len(waiting) == 1 or self._is_large(waiting[0]):
             block = waiting.popleft()
-            self._count_as_taken(1, events)
+            self.blocks_taken += 1
+            self.events_taken += events
             return block
         # As many as fit if all are as long as the first: nearly always right, and no look at each block. What is longer
         # after all is cut; a buffer for all that waits would be copied twice, and mapped and unmapped each time.
@@ -192,12 +193,9 @@ class HandOff:
         joined = b"".join(blocks)
         block = self._up_to_an_event_end(joined)
         # What was put back will be taken again. In one step: a number that another thread sees never goes down.
-        self._count_as_taken(len(blocks) - (len(block) < len(joined)), events * len(blocks))
+        self.blocks_taken += len(blocks) - (len(block) < len(joined))
+        self.events_taken += events * len(blocks)
         return block
-
-    def _count_as_taken(self, blocks: int, events: int) -> None:
-        self.blocks_taken += blocks
-        self.events_taken += events
 
     def _up_to_an_event_end(self, block: bytes) -> bytes:
         """Put what follows the last event's end in *block* back, if more waits to go with it."""

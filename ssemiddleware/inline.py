@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, count_event_ends, pieces_of
 from .hand_off import only_bytes
@@ -33,27 +33,34 @@ _LF = 0x0A
 _END: Any = object()
 
 
+class Begun(NamedTuple):
+    """What there is to know of an event stream when its headers are: they are amended."""
+
+    place: Place
+    headers: Headers
+    position: Position
+    oversized: OversizedEvents | None
+
+
 class InlineStart:
     """The ``start_response`` of an inline request: passes everything on, the headers of an event stream amended.
 
-    *admit*: gives the stream its place among those that are open, or None: then nothing is passed on, and the request is to be
-    sent away.
+    *begin*: given the status, the headers and the place that an event stream has already, gives what there is to know of it, or
+    None if it gets no place: then nothing is passed on, and the request is to be sent away.
     """
 
     __slots__ = (
-        "_admit", "_amend", "_max_block", "_start_response", "is_event_stream", "is_shed", "oversized", "place", "position",
+        "_begin", "_max_block", "_start_response", "is_event_stream", "is_shed", "oversized", "place", "position",
     )  # fmt: skip
 
     def __init__(
         self,
         start_response: StartResponse,
-        admit: Callable[[], Place | None],
-        amend: Callable[[str, Headers], tuple[Headers, Position, OversizedEvents | None]],
+        begin: Callable[[str, Headers, Place | None], Begun | None],
         max_block: int,
     ) -> None:
         self._start_response = start_response
-        self._admit = admit
-        self._amend = amend
+        self._begin = begin
         self._max_block = max_block
         self.is_event_stream: bool | None = None  # None until the application has called
         self.is_shed = False
@@ -66,11 +73,11 @@ class InlineStart:
         streams_events = is_event_stream(headers)
         self.is_shed = False
         if streams_events:
-            self.place = self.place or self._admit()
-            if self.place is None:
+            begun = self._begin(status, headers, self.place)
+            if begun is None:
                 self.is_shed = True
                 return lambda _block: None
-            headers, self.position, self.oversized = self._amend(status, headers)
+            self.place, headers, self.position, self.oversized = begun
         write = self._start_response(status, headers) if exc_info is None else self._start_response(status, headers, exc_info)
         self.is_event_stream = streams_events
         if not streams_events and self.place is not None:
@@ -170,6 +177,7 @@ class InlineStream:
             self._iterable.close()
 
     def __del__(self) -> None:  # a server that neither iterates nor closes must not leave a place behind
+        self._stream.end(CLIENT_GONE)
         self._start.leave()
 
     @property

@@ -29,7 +29,7 @@ from .fold import Fold
 from .fragment import Fragment
 from .hand_off import HandOff
 from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source
-from .inline import InlineStart, InlineStream
+from .inline import Begun, InlineStart, InlineStream
 from .memory import MemoryGovernor
 from .oversized import LONG_LINE, LongLineWatch, OversizedEvents, Reshaping, begins_as_json
 from .relay import Relay, ResponseStart
@@ -147,7 +147,8 @@ class SSEMiddleware:
         object.__setattr__(self, "_told", set())
         object.__setattr__(self, "_reshapes", reshapes)
         object.__setattr__(self, "_limits", {})
-        admission = Admission(limit=self._limit, retry=_SHED_FOR if retry is None else retry, memory=memory)
+        shed_for = _SHED_FOR if retry is None else retry
+        admission = Admission(limit=self._limit, counts_all=max_streams is None, retry=shed_for, memory=memory)
         object.__setattr__(self, "_admission", admission)
         worker = servers.find_calling_worker()
         if worker is not None:
@@ -191,12 +192,7 @@ class SSEMiddleware:
     # -- a request that nobody announced
 
     def _respond_inline(self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream) -> Iterable[bytes]:
-        start = InlineStart(
-            start_response,
-            functools.partial(self._admission.maybe_admit, environ, stream),
-            functools.partial(self._amend, environ),
-            self.max_block,
-        )
+        start = InlineStart(start_response, functools.partial(self._maybe_begin_inline, environ, stream), self.max_block)
         try:
             iterable = self.application(environ, start)
         except BaseException:
@@ -222,6 +218,12 @@ class SSEMiddleware:
             next_pause=self._next_pause,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
+
+    def _maybe_begin_inline(
+        self, environ: WSGIEnvironment, stream: Stream, status: str, headers: Headers, place: Place | None
+    ) -> Begun | None:
+        place = place or self._admission.maybe_admit(environ, stream)
+        return None if place is None else Begun(place, *self._amend(environ, status, headers))
 
     # -- an announced request
 

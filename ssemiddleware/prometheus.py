@@ -235,7 +235,7 @@ class _Publisher:
         for metric in _metrics_of(*middlewares.values()):
             self._find_places(metric)
         for middleware in middlewares.values():
-            middleware._admission.on_begin.append(self._begin)
+            middleware._admission.on_request.append(self._begin)
 
     def _find_places(self, metric: _Metric) -> None:
         """Make all places of *metric*, so that each shows 0 from the start."""
@@ -250,7 +250,7 @@ class _Publisher:
                 self._places[metric.name, name, value] = place.labels(*metric.label_values(name, value)) if labels else place
 
     def _begin(self, environ: WSGIEnvironment) -> None:
-        """Have this process write; called when a stream begins."""
+        """Have this process write; called when a stream begins, or may not."""
         pid = os.getpid()
         writer = self._writers.get(pid)
         if writer is None:

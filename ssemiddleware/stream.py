@@ -23,8 +23,7 @@ if TYPE_CHECKING:
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
 DRAIN, SHED = "drain", "shed"
-NOT_KNOWN = "not known"  # the server forgot the stream: it neither iterated to the end nor closed
-REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, SHED, NOT_KNOWN)
+REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, SHED)
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
 _LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for the end of its event
@@ -243,8 +242,7 @@ class AnnouncedStream:
         self._relay.close()
 
     def __del__(self) -> None:  # a server that forgets close() must leave neither a thread nor a place behind
-        self._relay.stop()
-        self._place.leave()
+        self._end(CLIENT_GONE)
 
     def _end(self, reason: str) -> None:
         self._is_over = True

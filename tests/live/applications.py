@@ -221,6 +221,7 @@ HEARTBEAT = 0.3  # seconds, so that a test need not wait long
 
 app = SSEMiddleware(play)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
+app_for_many = SSEMiddleware(play, max_streams=1000)
 app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0)
 
 
