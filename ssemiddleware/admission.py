@@ -55,7 +55,9 @@ _counted_together: WeakSet[Admission] = WeakSet()
 class Place:
     """An open stream's place among those that may be open, and what the stream carries. Each count has one writer."""
 
-    __slots__ = ("_admission", "_marked", "began", "carried", "hand_off", "must_end", "sent_at", "stream")
+    __slots__ = (
+        "_admission", "_marked", "began", "carried", "hand_off", "is_added_up", "is_stream", "must_end", "sent_at", "stream",
+    )  # fmt: skip
 
     def __init__(self, admission: Admission, stream: Stream, now: float) -> None:
         self._admission = admission
@@ -65,6 +67,8 @@ class Place:
         self.carried = Carried()
         self.hand_off: HandOff | None = None  # of an announced stream
         self.must_end = False  # memory is critical, and this stream holds or pulls more than others
+        self.is_stream = True  # as far as is known
+        self.is_added_up = False  # it has left, and what it carried is among the sums
 
     def leave(self) -> None:
         """Give the place back. Safe twice, in any thread, and inside a garbage collection."""
@@ -72,7 +76,8 @@ class Place:
 
     def forget(self) -> None:
         """Give the place back, for a response that turned out to be no event stream."""
-        self._admission.leave(self, counts=False)
+        self.is_stream = False
+        self._admission.leave(self)
 
     @property
     def held(self) -> int:
@@ -128,6 +133,9 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
+        self.on_request: list[
+            Callable[[WSGIEnvironment], None]
+        ] = []  # called without a lock when a stream has got a place or none
         self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
         self._begin()
         if counts_all:
@@ -152,7 +160,13 @@ class Admission:
         """Return a place for one more stream; None if it has to be shed."""
         if self._pid != os.getpid():
             self._begin()
-        limit, now = self._limit(environ), self._clock()
+        place = self._maybe_place(stream, self._limit(environ))
+        for tell in self.on_request:
+            tell(environ)
+        return place
+
+    def _maybe_place(self, stream: Stream, limit: int | None) -> Place | None:
+        now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
         with self._lock:
             self._most = limit
@@ -166,28 +180,32 @@ class Admission:
             self._open.add(place)
         return place
 
-    def leave(self, place: Place, *, counts: bool = True) -> None:
-        """Take *place* back, once. *counts*: False if there was no stream after all."""
+    def leave(self, place: Place) -> None:
+        """Take *place* back, once."""
+        if place not in self._open:  # it has left, or another process had it
+            return
+        self._left.append(place)  # first: who counts meanwhile must find it here or there, lest a sum goes down
         try:
             self._open.remove(place)
-        except KeyError:  # it has left, or another process had it
+        except KeyError:  # two threads at once
             return
-        if not counts:
-            return
-        self._left.append(place)
-        if _log.isEnabledFor(logging.DEBUG):
+        if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
 
-    def _add_up(self) -> set[Place]:
-        """Add up what those have carried that have left; return them."""
-        left = set()
+    def _add_up(self) -> None:
+        """Add up what those have carried that have left."""
         while self._left:
             place = self._left.popleft()
-            left.add(place)
-            self._carried.add(place.count())
-            self._ended[str(place.stream.reason)] += 1
-        return left
+            if place.is_added_up:
+                continue
+            place.is_added_up = True
+            carried = place.count()
+            if place.is_stream:
+                self._carried.add(carried)
+                self._ended[str(place.stream.reason)] += 1
+            else:  # before that was known it may have paused, and been seen to
+                self._carried.add(Carried(pauses=carried.pauses, paused_seconds=carried.paused_seconds))
 
     # -- those who come back
 
@@ -231,7 +249,8 @@ class Admission:
         now = self._clock()
         with self._lock:
             streams = self._open.copy()
-            streams -= self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
+            self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
+            streams = {place for place in streams if not place.is_added_up}
             carried = Carried()
             carried.add(self._carried)
             for place in streams:
@@ -250,8 +269,8 @@ class Admission:
             memory_used=None if reading is None else reading.used,
             memory_limit=None if reading is None else reading.limit,
             memory_state=None if self._memory is None else self._memory.state,
-            longest_silence=max((now - place.sent_at for place in streams), default=0.0),
-            oldest_stream=max((now - place.began for place in streams), default=0.0),
+            longest_silence=max([0.0, *(now - place.sent_at for place in streams)]),  # one may be newer than `now`
+            oldest_stream=max([0.0, *(now - place.began for place in streams)]),
         )
 
 

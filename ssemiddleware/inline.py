@@ -90,13 +90,19 @@ class InlineStart:
             self.place.leave()
 
     def _cutting(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        assert self.place is not None
+        assert self.position is not None
+        carried, position = self.place.carried, self.position
+
         def write_cut(block: bytes) -> None:
-            for reshaped in self.reshape(only_bytes(block)):
+            block = only_bytes(block)
+            carried.count_in(block)
+            for reshaped in self.reshape(block):
+                carried.events_out += count_event_ends(reshaped)
+                position.advance(reshaped)
                 for piece in pieces_of(reshaped, self._max_block):
                     write(piece)
-                    if self.place is not None:
-                        self.place.carried.bytes_out += len(piece)
-                        self.place.carried.blocks_out += 1
+                    carried.count_out(piece)
 
         return write_cut
 
@@ -252,6 +258,8 @@ class InlineStream:
                 unseen, previous, last = 0, b"", b""
             yield from self._rest()
         except GeneratorExit:
+            self._count_passed(blocks_passed + run - unseen, passed, last)  # before the log is told
+            blocks_passed = run = unseen = 0
             self.close_application()  # a layer outside that says `yield from` closes this generator and nothing else
             raise
         except BaseException:
@@ -294,8 +302,7 @@ class InlineStream:
         carried = self.place.carried
         carried.events_out += count_event_ends(block)
         for piece in pieces_of(block, self.max_block):
-            carried.bytes_out += len(piece)
-            carried.blocks_out += 1
+            carried.count_out(piece)
             yield piece
 
     def _rest(self) -> Iterator[bytes]:
@@ -327,10 +334,7 @@ class _Looks:
         """Yield what leaves for *block*; *previous* and *last* are the last blocks that left without a look, if some did."""
         block = only_bytes(block)
         now = self._inline.clock()
-        carried = self._inline.place.carried
-        carried.blocks_in += 1
-        carried.bytes_in += len(block)
-        carried.events_in += count_event_ends(block)
+        self._inline.place.carried.count_in(block)
         if previous:
             if not isinstance(self._position, OpaquePosition):
                 self._position = Position(anywhere=True)  # there may have been more of them
@@ -374,9 +378,9 @@ class _Looks:
     def _last_blocks(self, block: bytes) -> Iterator[bytes]:
         """Yield what leaves from the block on at which the process was seen to be going."""
         position = self._position
-        for pulled in chain((block,), self._blocks):
+        for pulled in chain((block,), self._pulled()):
             now = self._inline.clock()
-            block = self._ending.up_to_last_event(b"".join(self._inline.reshape(only_bytes(pulled))), position, now)
+            block = self._ending.up_to_last_event(b"".join(self._inline.reshape(pulled)), position, now)
             if block:
                 position.advance(block)
                 yield from self._inline.leave_as(block)
@@ -384,3 +388,8 @@ class _Looks:
             if last_block is not None:
                 yield from self._inline.leave_as(last_block)
                 return
+
+    def _pulled(self) -> Iterator[bytes]:
+        for block in map(only_bytes, self._blocks):
+            self._inline.place.carried.count_in(block)
+            yield block

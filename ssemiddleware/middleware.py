@@ -262,7 +262,7 @@ class SSEMiddleware:
             if not self._wait_for_headers(environ, relay):
                 stream.end(CLIENT_GONE)
                 relay.close()
-                place.forget()
+                self._give_back(place, relay)
                 start_response("499 Client Closed Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
                 return []
             start = relay.commit()
@@ -273,8 +273,15 @@ class SSEMiddleware:
         except BaseException:
             stream.end(RAISED)
             relay.stop()
-            place.forget()
+            self._give_back(place, relay)
             raise
+
+    @staticmethod
+    def _give_back(place: Place, relay: Relay) -> None:
+        if relay.blocks.is_event_stream:
+            place.leave()
+        else:
+            place.forget()
 
     def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> bool:
         """Return True when the response may begin, False if the client leaves before."""
