@@ -29,6 +29,7 @@ from weakref import WeakSet
 from .event_stream import MEDIA_TYPE, retry_line
 from .headers import amend, is_event_source
 from .stats import Carried, Stats
+from .stream import CLIENT_GONE
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -56,23 +57,30 @@ class Place:
     """An open stream's place among those that may be open, and what the stream carries. Each count has one writer."""
 
     __slots__ = (
-        "_admission", "_marked", "began", "carried", "hand_off", "is_added_up", "is_stream", "must_end", "sent_at", "stream",
+        "_admission", "_marked", "began", "carried", "hand_off", "is_added_up", "is_announced", "is_stream", "must_end",
+        "sent_at", "stream",
     )  # fmt: skip
 
-    def __init__(self, admission: Admission, stream: Stream, now: float) -> None:
+    def __init__(self, admission: Admission, stream: Stream, now: float, *, is_announced: bool) -> None:
         self._admission = admission
         self._marked = 0  # bytes that the application had given when `pulled` was last asked from
         self.stream = stream
         self.began = self.sent_at = now  # when the last block left; heartbeats do not count
         self.carried = Carried()
-        self.hand_off: HandOff | None = None  # of an announced stream
+        self.is_announced = is_announced
+        self.hand_off: HandOff | None = None  # of an announced stream, once it has begun
         self.must_end = False  # memory is critical, and this stream holds or pulls more than others
         self.is_stream = True  # as far as is known
         self.is_added_up = False  # it has left, and what it carried is among the sums
 
     def leave(self) -> None:
-        """Give the place back. Safe twice, in any thread, and inside a garbage collection."""
+        """Give the place back. Safe twice, and in any thread."""
         self._admission.leave(self)
+
+    def vanish(self) -> None:
+        """Give the place back inside a garbage collection, of a stream that its server has forgotten: no lock is taken."""
+        self.stream.reason = self.stream.reason or CLIENT_GONE
+        self._admission.leave(self, quietly=True)
 
     def forget(self) -> None:
         """Give the place back, for a response that turned out to be no event stream."""
@@ -133,9 +141,8 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
-        self.on_request: list[
-            Callable[[WSGIEnvironment], None]
-        ] = []  # called without a lock when a stream has got a place or none
+        # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
+        self.observers: list[Callable[[bool], None]] = []
         self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
         self._begin()
         if counts_all:
@@ -156,16 +163,15 @@ class Admission:
         self._critical_since: float | None = None
         self._end_at = math.inf  # when the next stream is to be ended
 
-    def maybe_admit(self, environ: WSGIEnvironment, stream: Stream) -> Place | None:
+    def maybe_admit(self, environ: WSGIEnvironment, stream: Stream, *, is_announced: bool = False) -> Place | None:
         """Return a place for one more stream; None if it has to be shed."""
         if self._pid != os.getpid():
             self._begin()
-        place = self._maybe_place(stream, self._limit(environ))
-        for tell in self.on_request:
-            tell(environ)
+        place = self._maybe_place(stream, self._limit(environ), is_announced)
+        self._tell(has_changed=True)
         return place
 
-    def _maybe_place(self, stream: Stream, limit: int | None) -> Place | None:
+    def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool) -> Place | None:
         now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
         with self._lock:
@@ -176,12 +182,16 @@ class Admission:
                 self._shed += 1
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None
-            place = Place(self, stream, now)
+            place = Place(self, stream, now, is_announced=is_announced)
             self._open.add(place)
         return place
 
-    def leave(self, place: Place) -> None:
-        """Take *place* back, once."""
+    def _tell(self, *, has_changed: bool) -> None:
+        for tell in self.observers:
+            tell(has_changed)
+
+    def leave(self, place: Place, *, quietly: bool = False) -> None:
+        """Take *place* back, once. *quietly*: inside a garbage collection, where code of others may hold a lock."""
         if place not in self._open:  # it has left, or another process had it
             return
         self._left.append(place)  # first: who counts meanwhile must find it here or there, lest a sum goes down
@@ -192,6 +202,8 @@ class Admission:
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
+        if not quietly:
+            self._tell(has_changed=True)
 
     def _add_up(self) -> None:
         """Add up what those have carried that have left."""
@@ -222,8 +234,10 @@ class Admission:
     def relieve(self, now: float) -> None:
         """Tell the hungriest stream to end if memory has been critical for two seconds; another each half second.
 
-        Rejecting comes first: it begins at once. A stream that neither holds nor pulls anything is left alone.
+        Rejecting comes first: it begins at once. A stream that neither holds nor pulls anything is left alone. To be called
+        now and then by each stream.
         """
+        self._tell(has_changed=False)
         if self._memory is None or not self._memory.is_critical:
             self._critical_since = None
             return
@@ -242,6 +256,12 @@ class Admission:
 
     # -- what is seen
 
+    def count_open(self) -> tuple[int, int]:
+        """Return how many streams are open, announced and inline."""
+        streams = self._open.copy()
+        announced = sum(place.is_announced for place in streams)
+        return announced, len(streams) - announced
+
     def stats(self) -> Stats:
         """Return the numbers of this moment."""
         if self._pid != os.getpid():
@@ -256,7 +276,7 @@ class Admission:
             for place in streams:
                 carried.add(place.count())
             ended, shed, most = dict(self._ended), self._shed, self._most
-        announced = sum(place.hand_off is not None for place in streams)
+        announced = sum(place.is_announced for place in streams)
         reading = None if self._memory is None else self._memory.read()
         return Stats(
             open_announced=announced,

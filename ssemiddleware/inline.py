@@ -151,6 +151,7 @@ class InlineStream:
         self.clock = clock
         self._sleep = sleep or time.sleep  # looked up late: greenlets have another one
         self._is_closed = False
+        self._is_left_by_server = False  # which has said so; otherwise a garbage collection may be what ends the generator
         self.ending: Ending | None = None  # of what turned out to be an event stream
         self._blocks = self._run()
 
@@ -159,6 +160,7 @@ class InlineStream:
 
     def close(self) -> None:
         """Close the application's iterable, once."""
+        self._is_left_by_server = True
         try:
             self._blocks.close()
         finally:
@@ -177,8 +179,8 @@ class InlineStream:
             self._iterable.close()
 
     def __del__(self) -> None:  # a server that neither iterates nor closes must not leave a place behind
-        self._stream.end(CLIENT_GONE)
-        self._start.leave()
+        if self._start.place is not None:
+            self._start.place.vanish()
 
     @property
     def position(self) -> Position:
@@ -260,6 +262,8 @@ class InlineStream:
         except GeneratorExit:
             self._count_passed(blocks_passed + run - unseen, passed, last)  # before the log is told
             blocks_passed = run = unseen = 0
+            if not self._is_left_by_server and start.place is not None:
+                start.place.vanish()
             self.close_application()  # a layer outside that says `yield from` closes this generator and nothing else
             raise
         except BaseException:

@@ -168,7 +168,7 @@ class SSEMiddleware:
             return self.application(environ, start_response)
         stream = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
         if self.announced(environ) and self._can_start_threads(environ):
-            place = self._admission.maybe_admit(environ, stream)
+            place = self._admission.maybe_admit(environ, stream, is_announced=True)
             if place is None:
                 return self._send_away(environ, start_response, stream)
             relay = self._maybe_start_relay(environ)

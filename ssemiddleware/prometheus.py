@@ -22,7 +22,8 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Literal, NamedTuple
+from contextlib import contextmanager
+from typing import Literal, NamedTuple
 
 try:
     from prometheus_client import CollectorRegistry, Counter, Gauge
@@ -31,20 +32,16 @@ try:
 except ImportError as error:
     raise ImportError('ssemiddleware.prometheus needs prometheus_client: pip install "ssemiddleware[prometheus]"') from error
 
-from . import servers
 from .memory import State
 from .middleware import SSEMiddleware
 from .stats import Stats
 from .stream import REASONS
 
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
-
 _log = logging.getLogger("ssemiddleware")
 
-# Seconds. Prometheus asks each 15 to 60. A write takes 40 microseconds without streams, 110 with 10, 1.3 ms with 300, most of
-# it in `stats`: with 300 streams, a thousandth of a core.
-_WRITE_EVERY = 1.0
+# A write takes 40 microseconds without streams, 110 with 10, 1.3 ms with 300, most of it in `stats`.
+_SHARE = 0.01  # of its time that a process spends at most with writing
+_WRITE_EVERY = 1.0  # seconds, if it could do so less often; Prometheus asks each 15 to 60
 
 _STATES: dict[State | None, int] = {None: 0, "normal": 0, "high": 1, "critical": 2}
 
@@ -174,8 +171,9 @@ class StreamCollector(Collector):
         REGISTRY.register(StreamCollector(shop=shop_middleware, chat=chat_middleware))
 
     Where prometheus_client shares its numbers among processes (``PROMETHEUS_MULTIPROC_DIR``), a collector is not asked: its
-    ``MultiProcessCollector`` reads files. There, each process writes its own numbers once a second, on a thread that its first
-    stream starts, and when it exits. Numbers of counters stay when a process has gone; those of gauges go with
+    ``MultiProcessCollector`` reads files. There, each process writes its own numbers while streams begin, go on and end, once a
+    second or more often, and when it exits; those of an inline stream, but for its being open, when its application yields.
+    Numbers of counters stay when a process has gone; those of gauges go with
     ``prometheus_client.multiprocess.mark_process_dead``. The longest silence, the oldest stream and the memory are the highest
     of all processes, everything else is their sum. What a process that is killed has counted in its last second is lost.
 
@@ -221,21 +219,29 @@ _published = CollectorRegistry()
 
 
 class _Publisher:
-    """Has each process that streams write its numbers to where prometheus_client's ``MultiProcessCollector`` finds them.
+    """Has each process write its numbers to where prometheus_client's ``MultiProcessCollector`` finds them.
 
-    By a thread and not by the streams as they go on and end: the silence of a stream grows although nobody looks, and a stream
-    may end inside a garbage collection, where the lock that prometheus_client writes under may be held by this very thread
-    (client_python's own GCCollector has hung so, its issue 322).
+    The streams' own threads do it as they begin, go on and end, and always when none is open any more; and the process when it
+    exits. Never inside a garbage collection, where this very thread may hold the lock that prometheus_client
+    writes under (its own GCCollector has hung so, its issue 322).
     """
 
     def __init__(self, middlewares: Mapping[str, SSEMiddleware]) -> None:
         self._middlewares = middlewares
-        self._writers: dict[int, _Writer] = {}  # by process
         self._places: dict[tuple[str, str, str], Counter | Gauge] = {}  # by metric, name of the middleware, value of the label
+        self._has_failed = False
+        self._pid = 0  # no process has written
         for metric in _metrics_of(*middlewares.values()):
             self._find_places(metric)
         for middleware in middlewares.values():
-            middleware._admission.on_request.append(self._begin)
+            middleware._admission.observers.append(self._maybe_write)
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # guards what follows
+        self._written: dict[tuple[str, str, str], float] = {}
+        self._write_at = -math.inf
+        atexit.register(self._write, self._pid)
 
     def _find_places(self, metric: _Metric) -> None:
         """Make all places of *metric*, so that each shows 0 from the start."""
@@ -249,54 +255,34 @@ class _Publisher:
             for value in metric.values(_NOTHING) if metric in _metrics_of(middleware) else ():
                 self._places[metric.name, name, value] = place.labels(*metric.label_values(name, value)) if labels else place
 
-    def _begin(self, environ: WSGIEnvironment) -> None:
-        """Have this process write; called when a stream begins, or may not."""
-        pid = os.getpid()
-        writer = self._writers.get(pid)
-        if writer is None:
-            new = _Writer(self._middlewares, self._places)
-            writer = self._writers.setdefault(pid, new)  # two streams may be the first
-            if writer is new:
-                writer.start(environ)
-        if not writer.has_thread:
-            writer.write()
+    def _maybe_write(self, has_changed: bool) -> None:
+        if self._pid != os.getpid():
+            self._begin()
+        open_streams = {name: middleware._admission.count_open() for name, middleware in self._middlewares.items()}
+        if time.monotonic() >= self._write_at or not any(map(sum, open_streams.values())):
+            self._write(self._pid)
+        elif has_changed:  # these numbers at least: an inline stream may be silent from now on, and then nobody looks
+            with self._writing():
+                for name, (announced, inline) in open_streams.items():
+                    self._put(_METRICS[0].name, name, "announced", announced)
+                    self._put(_METRICS[0].name, name, "inline", inline)
 
+    def _write(self, pid: int) -> None:
+        """Write what has changed, if this is the process *pid*."""
+        if pid != os.getpid():
+            return  # a fork leaves the process, and what its parent registered is called
+        with self._writing():
+            began = time.monotonic()
+            for name, middleware in self._middlewares.items():
+                self._write_stats(name, middleware, middleware.stats())
+            self._write_at = began + min(_WRITE_EVERY, (time.monotonic() - began) / _SHARE)
 
-class _Writer:
-    """Writes the numbers of one process."""
-
-    def __init__(
-        self, middlewares: Mapping[str, SSEMiddleware], places: Mapping[tuple[str, str, str], Counter | Gauge]
-    ) -> None:
-        self._middlewares = middlewares
-        self._places = places
-        self._lock = threading.Lock()  # guards what follows
-        self._written: dict[tuple[str, str, str], float] = {}
-        self._has_failed = False
-        self.has_thread = False
-
-    def start(self, environ: WSGIEnvironment) -> None:
-        """Write once a second, if a thread can be had for it, and when the process exits."""
-        atexit.register(self.write)
-        if not servers.can_start_threads(environ):
-            return
-        try:
-            threading.Thread(target=self._write_on, name="ssemiddleware-prometheus", daemon=True).start()
-        except RuntimeError:  # the process is going, or has all the threads it may have
-            return
-        self.has_thread = True
-
-    def _write_on(self) -> None:
-        while True:
-            self.write()
-            time.sleep(_WRITE_EVERY)
-
-    def write(self) -> None:
-        """Write what has changed."""
+    @contextmanager
+    def _writing(self) -> Iterator[None]:
+        """Hold the lock; a failure stops no stream."""
         with self._lock:
             try:
-                for name, middleware in self._middlewares.items():
-                    self._write_stats(name, middleware, middleware.stats())
+                yield
             except Exception:
                 if not self._has_failed:
                     self._has_failed = True
@@ -305,12 +291,15 @@ class _Writer:
     def _write_stats(self, name: str, middleware: SSEMiddleware, stats: Stats) -> None:
         for metric in _metrics_of(middleware):
             for value, number in metric.values(stats).items():
-                key = metric.name, name, value
-                written = self._written.get(key)
-                if number != written:
-                    place = self._places[key]
-                    if isinstance(place, Gauge):
-                        place.set(number)
-                    else:
-                        place.inc(number - (written or 0))
-                    self._written[key] = number
+                self._put(metric.name, name, value, number)
+
+    def _put(self, metric: str, name: str, value: str, number: float) -> None:
+        key = metric, name, value
+        written = self._written.get(key)
+        if number != written:
+            place = self._places[key]
+            if isinstance(place, Gauge):
+                place.set(number)
+            else:
+                place.inc(number - (written or 0))
+            self._written[key] = number

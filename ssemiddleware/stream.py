@@ -242,7 +242,8 @@ class AnnouncedStream:
         self._relay.close()
 
     def __del__(self) -> None:  # a server that forgets close() must leave neither a thread nor a place behind
-        self._end(CLIENT_GONE)
+        self._relay.stop()
+        self._place.vanish()
 
     def _end(self, reason: str) -> None:
         self._is_over = True

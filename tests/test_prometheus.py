@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import dataclasses
+import gc
 import importlib
+import inspect
+import logging
 import os
 import re
 import subprocess
 import sys
-import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +25,7 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from ssemiddleware import MemoryGovernor, SSEMiddleware, Stats
-from ssemiddleware.prometheus import StreamCollector, _Writer
+from ssemiddleware.prometheus import StreamCollector
 from ssemiddleware.stream import REASONS
 from ssemiddleware.testing import open_stream
 
@@ -185,14 +187,6 @@ def test_without_prometheus_client_the_extra_is_named(monkeypatch: pytest.Monkey
         importlib.import_module("ssemiddleware.prometheus")
 
 
-def test_numbers_that_cannot_be_written_are_told_once(caplog: pytest.LogCaptureFixture) -> None:
-    writer = _Writer({"": SSEMiddleware(three_events)}, {})
-    writer.write()
-    writer.write()
-    (record,) = caplog.records
-    assert record.getMessage() == "the numbers for Prometheus cannot be written"
-
-
 # -- many processes: each of these runs `this` in a process of its own, since whether numbers are shared among processes is
 # decided when prometheus_client is imported
 
@@ -264,30 +258,54 @@ def count_while_streams_go_on() -> None:
     middleware = SSEMiddleware(three_events)
     StreamCollector(middleware)
     response = begin(middleware)
-    shared_once(lambda shown: sample(shown, "open_streams", path="inline") == 1)
-    shared_once(lambda shown: sample(shown, "longest_silence_seconds") > 0)
+    assert sample(shared(), "open_streams", path="inline") == 1
+    deadline = time.monotonic() + DEADLINE
+    while sample(shared(), "longest_silence_seconds") < 1:
+        assert time.monotonic() < deadline
+        middleware._admission.relieve(0)  # as each open stream calls twice a second
     response.close()
-    shared_once(lambda shown: sample(shown, "open_streams", path="inline") == 0)
+    assert sample(shared(), "open_streams", path="inline") == 0
     assert sample(shared(), "ended_streams_total", reason="client gone") == 1
 
 
-def test_where_no_thread_can_be_had_numbers_are_written_when_a_stream_begins(tmp_path: Path) -> None:
-    run(count_without_a_thread, tmp_path)
+def test_nothing_is_written_inside_a_garbage_collection(tmp_path: Path) -> None:
+    run(forget_a_stream, tmp_path)
 
 
-def count_without_a_thread() -> None:
+def forget_a_stream() -> None:
+    from prometheus_client import values
+
     middleware = SSEMiddleware(three_events)
     StreamCollector(middleware)
-    threading.Thread.start = no_thread  # type: ignore[method-assign]
-    begin(middleware).close()
-    assert sample(shared(), "open_streams", path="inline") == 1
-    begin(middleware).close()
-    assert sample(shared(), "open_streams", path="inline") == 1
-    assert sample(shared(), "ended_streams_total", reason="client gone") == 1
+    for accept in ("*/*", "text/event-stream"):
+        response = Response(middleware, environ_of({"HTTP_ACCEPT": accept}))
+        next(iter(response.iterable))
+        lock = inspect.getclosurevars(values.ValueClass.inc).nonlocals["lock"]
+        with lock:  # as code of the application may hold it when the collection begins
+            del response
+            gc.collect()
+        assert middleware.stats().open == 0
 
 
-def no_thread(self: threading.Thread) -> None:
-    raise RuntimeError("can't start new thread")
+def test_numbers_that_cannot_be_written_are_told_once(tmp_path: Path) -> None:
+    run(fail_to_write, tmp_path)
+
+
+def fail_to_write() -> None:
+    lines: list[str] = []
+
+    class Lines(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            lines.append(record.getMessage())
+
+    logging.getLogger("ssemiddleware").addHandler(Lines())
+    middleware = SSEMiddleware(three_events)
+    StreamCollector(middleware)
+    (publish,) = middleware._admission.observers
+    publish.__self__._places.clear()  # type: ignore[attr-defined]
+    for _ in range(2):
+        begin(middleware).close()
+    assert [line for line in lines if "Prometheus" in line] == ["the numbers for Prometheus cannot be written"]
 
 
 def test_a_second_collector_is_refused_where_it_would_write_to_the_same_places(tmp_path: Path) -> None:
