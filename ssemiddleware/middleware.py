@@ -117,39 +117,19 @@ class SSEMiddleware:
         if unknown:
             given = ", ".join(f"{name}={value!r}" for name, value in dict[str, object](unknown).items())
             raise TypeError(f"unknown option {given}; the options are {', '.join(_OPTIONS)}")
-        _check("application", application, callable(application), "a WSGI application (a callable)")
-        _check("announced", announced, callable(announced), "a callable that takes the environ")
-        _check("heartbeat", heartbeat, heartbeat is None or _is_positive(heartbeat), "a positive number of seconds or None")
-        _check("max_block", max_block, type(max_block) is int and max_block >= 16, "a whole number of bytes from 16")
-        _check("read_ahead", read_ahead, type(read_ahead) is int and read_ahead > 0, "a positive whole number of bytes")
-        _check("memory", memory, memory is None or isinstance(memory, MemoryGovernor), "a MemoryGovernor or None")
-        _check(
-            "retry",
-            retry,
-            retry is None or (type(retry) is int and retry > 0),
-            "a positive whole number of milliseconds or None",
-        )
-        reshapes = _reshapes_of(oversized)
-        allowed = "Fold(...), Fragment(...), a list with one of each, or None"
-        _check("oversized", oversized, reshapes is not None, allowed)
-        allowed = "a positive number of seconds or None"
-        _check("send_deadline", send_deadline, send_deadline is None or _is_positive(send_deadline), allowed)
-        allowed = "a positive whole number of streams or None"
-        _check("max_streams", max_streams, max_streams is None or (type(max_streams) is int and max_streams > 0), allowed)
-        _check("on_shed", on_shed, on_shed is None or callable(on_shed), "a WSGI application (a callable) or None")
         values = (
             application, announced, heartbeat, max_block, read_ahead, memory, max_streams, on_shed, oversized, send_deadline,
             retry,
         )  # fmt: skip
-        for name, value in zip(("application", *_OPTIONS), values, strict=True):
-            object.__setattr__(self, name, value)
-        object.__setattr__(self, "_drain", [])
-        object.__setattr__(self, "_told", set())
-        object.__setattr__(self, "_reshapes", reshapes)
-        object.__setattr__(self, "_limits", {})
+        options: dict[str, object] = dict(zip(("application", *_OPTIONS), values, strict=True))
+        for name, value in options.items():
+            is_right, allowed = _RULES[name]
+            _check(name, value, is_right(value), allowed)
         shed_for = _SHED_FOR if retry is None else retry
         admission = Admission(limit=self._limit, counts_all=max_streams is None, retry=shed_for, memory=memory)
-        object.__setattr__(self, "_admission", admission)
+        options |= {"_drain": [], "_told": set(), "_reshapes": _reshapes_of(oversized), "_limits": {}, "_admission": admission}
+        for name, value in options.items():
+            object.__setattr__(self, name, value)
         worker = servers.find_calling_worker()
         if worker is not None:
             self._limit_streams(worker.threads)
@@ -450,13 +430,37 @@ def _reshapes_of(oversized: object) -> tuple[Fold | Fragment, ...] | None:
     return tuple(sorted(given, key=lambda reshape: isinstance(reshape, Fold)))  # fragments first: they name the whole length
 
 
-def _check(name: str, value: object, is_right: bool, allowed: str) -> None:
-    if not is_right:
-        raise ValueError(f"{name} must be {allowed}, got {value!r}")
+def _is_whole(least: int) -> Callable[[object], bool]:
+    return lambda value: type(value) is int and value >= least
 
 
 def _is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
+
+
+def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
+    return lambda value: value is None or is_right(value)
+
+
+_SECONDS_OR_NONE = _or_none(_is_positive), "a positive number of seconds or None"
+_RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option may be, and how that is said
+    "application": (callable, "a WSGI application (a callable)"),
+    "announced": (callable, "a callable that takes the environ"),
+    "heartbeat": _SECONDS_OR_NONE,
+    "max_block": (_is_whole(16), "a whole number of bytes from 16"),
+    "read_ahead": (_is_whole(1), "a positive whole number of bytes"),
+    "memory": (_or_none(lambda value: isinstance(value, MemoryGovernor)), "a MemoryGovernor or None"),
+    "max_streams": (_or_none(_is_whole(1)), "a positive whole number of streams or None"),
+    "on_shed": (_or_none(callable), "a WSGI application (a callable) or None"),
+    "oversized": (lambda value: _reshapes_of(value) is not None, "Fold(...), Fragment(...), a list with one of each, or None"),
+    "send_deadline": _SECONDS_OR_NONE,
+    "retry": (_or_none(_is_whole(1)), "a positive whole number of milliseconds or None"),
+}
+
+
+def _check(name: str, value: object, is_right: bool, allowed: str) -> None:
+    if not is_right:
+        raise ValueError(f"{name} must be {allowed}, got {value!r}")
 
 
 def wrap(name: str, /, **options: object) -> SSEMiddleware:

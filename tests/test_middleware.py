@@ -696,6 +696,8 @@ def test_a_stream_nobody_announced_is_told_about_once_with_the_remedy(caplog: py
         *[("read_ahead", value, "a positive whole number of bytes") for value in (0, -1, 1.5, None, math.inf)],
         *[("retry", value, "a positive whole number of milliseconds or None") for value in (0, -1, 1.5, "3000", True)],
         *[("memory", value, "a MemoryGovernor or None") for value in (0.8, "80%", MemoryGovernor)],
+        *[("max_streams", value, "a positive whole number of streams or None") for value in (0, -1, 1.5, "10", True)],
+        *[("on_shed", value, r"a WSGI application \(a callable\) or None") for value in (0, "shop:busy")],
         *[("announced", value, "a callable that takes the environ") for value in (None, True, "/chat")],
         *[("application", value, r"a WSGI application \(a callable\)") for value in (None, "shop:app")],
     ],
