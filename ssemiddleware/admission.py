@@ -163,6 +163,11 @@ class Admission:
         self._critical_since: float | None = None
         self._end_at = math.inf  # when the next stream is to be ended
 
+    @property
+    def open(self) -> int:
+        """How many streams are open. Costs nothing, as `stats` does not."""
+        return len(self._open)
+
     def maybe_admit(self, environ: WSGIEnvironment, stream: Stream, *, is_announced: bool = False) -> Place | None:
         """Return a place for one more stream; None if it has to be shed."""
         if self._pid != os.getpid():
@@ -223,7 +228,7 @@ class Admission:
 
     def next_retry(self) -> int:
         """Return the milliseconds after which a client should come back: with jitter, and longer the more were shed lately."""
-        patience = min(_MOST_PATIENCE, 1 + self._faded(self._clock()) / max(1, len(self._open)))
+        patience = min(_MOST_PATIENCE, 1 + self._faded(self._clock()) / max(1, self.open))
         return round(self._retry * patience * random.uniform(*_JITTER))
 
     def _faded(self, now: float) -> float:

@@ -404,7 +404,7 @@ class SSEMiddleware:
         stream.end(SHED)
         self._tell_once(
             "shed",
-            f"{environ.get('PATH_INFO')} was sent away, and others will be, in silence: {self._admission.stats().open} event "
+            f"{environ.get('PATH_INFO')} was sent away, and others will be, in silence: {self._admission.open} event "
             "streams are open in this process, which is as many as max_streams= or the server's threads allow, or memory is "
             "critical",
         )
