@@ -144,13 +144,19 @@ class Admission:
         # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
         self.observers: list[Callable[[bool], None]] = []
         self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
+        self._beginning: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held its own at the fork
         self._begin()
         if counts_all:
             _counted_together.add(self)
             self._counted = _counted_together
 
+    def _begin_after_fork(self) -> None:
+        """Begin at nothing, once, however many threads have the first requests of a process."""
+        with self._beginning.setdefault(os.getpid(), threading.Lock()):
+            if self._pid != os.getpid():
+                self._begin()
+
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()  # guards all below but `_open` and `_left`: who leaves may do so inside a collection
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
@@ -162,6 +168,7 @@ class Admission:
         self._pressed_at = -math.inf
         self._critical_since: float | None = None
         self._end_at = math.inf  # when the next stream is to be ended
+        self._pid = os.getpid()  # last: from here on threads use all this
 
     @property
     def open(self) -> int:
@@ -171,7 +178,7 @@ class Admission:
     def maybe_admit(self, environ: WSGIEnvironment, stream: Stream, *, is_announced: bool = False) -> Place | None:
         """Return a place for one more stream; None if it has to be shed."""
         if self._pid != os.getpid():
-            self._begin()
+            self._begin_after_fork()
         place = self._maybe_place(stream, self._limit(environ), is_announced)
         self._tell(has_changed=True)
         return place
@@ -270,7 +277,7 @@ class Admission:
     def stats(self) -> Stats:
         """Return the numbers of this moment."""
         if self._pid != os.getpid():
-            self._begin()
+            self._begin_after_fork()
         now = self._clock()
         with self._lock:
             streams = self._open.copy()

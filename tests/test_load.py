@@ -1,7 +1,9 @@
-"""What must not grow with load: the cost of sending a client away."""
+"""What must hold when many come at once: the cost of sending a client away, and the count of those that come first."""
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
@@ -38,3 +40,34 @@ def calls_to_send_away(*, beside: int) -> int:
     for stream in streams:
         stream.close()
     return calls
+
+
+# What is about to happen with one request in thousands, made likely: threads take turns all the time, and often.
+FIRST_REQUESTS = """
+import os, sys, threading
+from ssemiddleware import Stream
+from ssemiddleware.admission import Admission
+all_places = [Admission(limit=lambda environ: 6) for _ in range(300)]
+child = os.fork()
+if child == 0:
+    sys.setswitchinterval(1e-6)
+    lost = 0
+    for places in all_places:
+        start, admitted = threading.Barrier(8), []
+        def come(places=places):
+            start.wait()
+            admitted.append(places.maybe_admit({}, Stream()))
+        threads = [threading.Thread(target=come) for _ in range(8)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        lost += sum(map(bool, admitted)) != 6 or places.stats().open != 6
+    os._exit(min(lost, 100))
+assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0, "not all of the first requests were counted"
+"""
+
+
+def test_all_are_counted_that_come_first_to_a_forked_process() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
+    subprocess.run([sys.executable, "-c", FIRST_REQUESTS], env=environment, check=True, timeout=100)
