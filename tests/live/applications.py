@@ -4,6 +4,7 @@
                                  `lazy`: seconds in the first next() before the response is started
     /life?key=...                what became of that request, as JSON
     /release?key=...             lets it go on behind `wait_for_release`
+    /stats                       what the middleware says of the streams of its process, as JSON
     /ping, /file, /list, /empty, /no-content, /fail    ordinary responses
 
 Every response names the process that made it (`X-Process`).
@@ -19,7 +20,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs
 
@@ -164,6 +165,12 @@ def tell_life(environ: WSGIEnvironment, start_response: StartResponse, query: di
     return answer(start_response, life.as_json() if life else b"null", "application/json")
 
 
+def tell_stats(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    stats = app.stats()
+    told = {each.name: getattr(stats, each.name) for each in fields(stats)}
+    return answer(start_response, json.dumps({**told, "ended": dict(stats.ended)}).encode(), "application/json")
+
+
 def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     LIVES[query["key"]].released.set()
     return answer(start_response, b"released")
@@ -209,6 +216,7 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
     "/play": respond_with_steps,
     "/life": tell_life,
     "/release": release,
+    "/stats": tell_stats,
     "/ping": ping,
     "/file": send_file,
     "/list": send_list,

@@ -65,6 +65,16 @@ def waitress(*options: str, name: str = "waitress") -> Kind:
     return Kind(name, command, ("waitress",))
 
 
+def uvicorn() -> Kind:
+    """Return uvicorn; its application has to be behind a2wsgi (see `asgi`)."""
+
+    def command(application: str, port: int) -> list[str]:
+        options = ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "1"]
+        return [sys.executable, "-m", "uvicorn", *options, application]
+
+    return Kind("uvicorn with a2wsgi", command, ("uvicorn", "a2wsgi"))
+
+
 def simple(server: str) -> Kind:
     """Return a server that has no command line of its own, through `simple_servers`."""
 

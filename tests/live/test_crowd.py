@@ -1,0 +1,133 @@
+"""More clients than there may be streams, and clients that never read: all are served, and ordinary requests meanwhile."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+import pytest
+
+from benchmarks.crowd_clients import Answer, Crowd, Visit, ask_meanwhile, deaf_clients, share
+
+from .conftest import Measure, Start
+from .serving import GEVENT, Kind, Server, gunicorn
+
+pytestmark = pytest.mark.live
+
+CLIENTS, MAX_STREAMS = 500, 100
+RETRY = 1000  # milliseconds, instead of 3000, so that it is over in some ten seconds
+SERVED_WITHIN = 90.0  # seconds; without anybody sent away it takes five
+APPLICATION = f"benchmarks.crowd_application:create(max_streams={MAX_STREAMS}, retry={RETRY})"
+EVENTS, STREAM = 4, "timed/4/250000"  # four events in a second
+
+DEAF_CLIENTS = 100
+DEAF_FOR = 10.0  # seconds
+WITHOUT_DEADLINE = "benchmarks.crowd_application:create(send_deadline=None)"
+ENDLESS = "fresh/1000000/1000000"  # events of 1 MB
+ANSWERED_WITHIN = 30.0  # seconds, all that will be answered at all
+
+THREADS = gunicorn("gthread", "--threads", "132", name="gunicorn gthread with 132 threads")
+FEW_THREADS = gunicorn("gthread", "--threads", "64", name="gunicorn gthread with 64 threads")
+
+
+class Gathering(NamedTuple):
+    """What a crowd of clients has seen, somebody who asked for ordinary pages meanwhile, and the application."""
+
+    visits: Sequence[Visit]
+    answers: Sequence[Answer]
+    counts: Any
+
+
+def gather(server: Server) -> Gathering:
+    """Let the crowd come, and return when all are served."""
+    server.get("/wrapped/stock")
+    with Crowd(server.port, f"/wrapped/{STREAM}", clients=CLIENTS, events=EVENTS, within=SERVED_WITHIN) as crowd:
+        answers = ask_meanwhile(server.port, "/wrapped/stock", crowd.is_there)
+        visits = crowd.visits()
+    return Gathering(visits, answers, json.loads(server.get("/wrapped/counts").body))
+
+
+@pytest.mark.parametrize("kind", [THREADS, GEVENT], ids=str)
+def test_a_crowd_is_served_in_the_end_and_never_more_at_a_time_than_may_be(
+    kind: Kind, serve: Start, measure: Measure
+) -> None:
+    visits, answers, counts = gather(serve(kind, APPLICATION))
+    assert {visit.status for visit in visits} == {200}
+    assert Counter(visit.client for visit in visits if visit.events == EVENTS) == dict.fromkeys(range(CLIENTS), 1)
+    # Asked of the application and of the middleware each time a stream began; all places were in use, and no more.
+    assert max(number for _, number in counts["history"]) == MAX_STREAMS
+    assert counts["most_in_stats"] == MAX_STREAMS
+    assert_spread(visits)
+    stats, sent_away = counts["stats"], [visit.retry / 1000 for visit in visits if visit.retry is not None]
+    assert stats["ended"] == {"application ended": CLIENTS}
+    assert (stats["open_announced"], stats["shed"]) == (0, len(sent_away))
+    assert len(sent_away) + CLIENTS == len(visits), "somebody got neither a stream nor a time to come back"
+    told = f"{CLIENTS} clients for {MAX_STREAMS} streams, {kind}:"
+    measure(f"{told} all served within", max(visit.ended_at for visit in visits) - visits[0].asked_at)
+    measure(f"{told} {len(sent_away)} were sent away, to come back in (median)", share(sent_away, 50))
+    assert_answered(answers, told, measure)
+
+
+def assert_spread(visits: Sequence[Visit]) -> None:
+    """Of those sent away together, the last stay away longer than the first, and no moment is the end for many."""
+    first_visits = {visit.client: visit for visit in reversed(visits)}.values()
+    sent_away = sorted((visit for visit in first_visits if visit.retry is not None), key=lambda visit: visit.ended_at)
+    retries = [visit.retry for visit in sent_away if visit.retry is not None]
+    assert len(retries) == CLIENTS - MAX_STREAMS
+    quarter = len(retries) // 4
+    assert share(retries[-quarter:], 50) > 2 * share(retries[:quarter], 50)
+    back = Counter(round((visit.ended_at + (visit.retry or 0) / 1000) / 0.5) for visit in sent_away)
+    assert max(back.values()) < len(retries) / 4, f"a herd: so many come back in the same half second: {back}"
+
+
+def assert_answered(answers: Sequence[Answer], told: str, measure: Measure) -> None:
+    """All ordinary requests were answered; print how fast."""
+    seconds = [answer.seconds for answer in answers if answer.seconds is not None]
+    assert len(seconds) == len(answers) > 0, f"{len(answers) - len(seconds)} of {len(answers)} were not answered in time"
+    measure(f"{told} an ordinary request, median", share(seconds, 50))
+    measure(f"{told} an ordinary request, 99 %", share(seconds, 99))
+
+
+# -- clients that never read
+
+
+def ask_beside_deaf_clients(server: Server, way: str, *, answered: int, told: str, measure: Measure) -> list[Answer]:
+    """Ask for ordinary pages beside clients that never read, of whom so many are *answered* at all."""
+    server.get(f"/{way}/stock")
+    worker = server.process.children()[0]
+    before = worker.memory_info().rss
+    path = f"/{way}/{ENDLESS}"
+    with deaf_clients(server.port, path, clients=DEAF_CLIENTS, answered=answered, within=ANSWERED_WITHIN):
+        until = time.monotonic() + DEAF_FOR
+        answers = ask_meanwhile(server.port, f"/{way}/stock", lambda: time.monotonic() < until, patience=2.0)
+        measure(f"{told} the worker's memory has grown, in MB", (worker.memory_info().rss - before) / 1e6)
+    return answers
+
+
+@pytest.mark.parametrize("way", ["bare", "wrapped"])
+def test_ordinary_requests_stay_fast_beside_clients_that_never_read_on_gevent(
+    way: str, serve: Start, measure: Measure
+) -> None:
+    told = f"{DEAF_CLIENTS} clients that never read, {GEVENT}, {way}:"
+    server = serve(GEVENT, WITHOUT_DEADLINE)
+    answers = ask_beside_deaf_clients(server, way, answered=DEAF_CLIENTS, told=told, measure=measure)
+    assert_answered(answers, told, measure)
+
+
+def test_on_gthread_clients_that_never_read_take_all_threads_of_the_bare_application(serve: Start, measure: Measure) -> None:
+    told = f"{DEAF_CLIENTS} clients that never read, {FEW_THREADS}, bare:"
+    server = serve(FEW_THREADS, WITHOUT_DEADLINE)
+    answers = ask_beside_deaf_clients(server, "bare", answered=64, told=told, measure=measure)
+    assert {answer.seconds for answer in answers} == {None}
+
+
+def test_on_gthread_admission_keeps_threads_free_for_ordinary_requests(serve: Start, measure: Measure) -> None:
+    told = f"{DEAF_CLIENTS} clients that never read, {FEW_THREADS}, wrapped:"
+    server = serve(FEW_THREADS, WITHOUT_DEADLINE)
+    answers = ask_beside_deaf_clients(server, "wrapped", answered=DEAF_CLIENTS, told=told, measure=measure)
+    assert_answered(answers, told, measure)
+    stats = json.loads(server.get("/wrapped/counts").body)["stats"]
+    assert (stats["most_streams"], stats["shed"]) == (48, DEAF_CLIENTS - 48)
