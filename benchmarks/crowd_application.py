@@ -68,9 +68,7 @@ class Counted:
             return {**told, "stats": said and {**said, "ended": dict(said["ended"])}}
 
 
-def create(
-    *, max_streams: int | None = None, retry: int | None = 3000, send_deadline: float | None = 60.0
-) -> WSGIApplication:
+def create(*, max_streams: int | None = None, retry: int | None = 3000, send_deadline: float | None = 60.0) -> WSGIApplication:
     """Return the application with these options of `SSEMiddleware`; for a server's command line."""
     counted = Counted()
     wrapped = SSEMiddleware(counted, max_streams=max_streams, retry=retry, send_deadline=send_deadline)

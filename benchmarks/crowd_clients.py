@@ -18,7 +18,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import NamedTuple
@@ -122,7 +122,7 @@ def main(port: str, path: str, clients: str, events: str) -> None:
     json.dump([visit for each in crowd for visit in each.visits], sys.stdout)
 
 
-class Crowd:
+class Crowd(contextlib.AbstractContextManager["Crowd"]):
     """The crowd as a process: `is_there` until all are served, then `visits`."""
 
     def __init__(self, port: int, path: str, *, clients: int, events: int, within: float) -> None:
@@ -130,9 +130,6 @@ class Crowd:
         self._process = subprocess.Popen(command, cwd=_ROOT, stdout=subprocess.PIPE)
         self._deadline = time.monotonic() + within
         self._within = within
-
-    def __enter__(self) -> Crowd:
-        return self
 
     def __exit__(self, *_: object) -> None:
         self._process.kill()
@@ -156,24 +153,24 @@ class Crowd:
 # -- clients that never read
 
 
-@contextlib.contextmanager
-def deaf_clients(port: int, path: str, *, clients: int, answered: int, within: float) -> Iterator[None]:
-    """Have so many clients ask for a stream and never read, once so many of them are answered; they leave together.
+class DeafClients(contextlib.AbstractContextManager["DeafClients"]):
+    """So many clients that ask for a stream and never read; they leave together."""
 
-    Raises `TimeoutError` if they are not.
-    """
-    with ExitStack() as leaving:
-        poll = select.poll()
+    def __init__(self, port: int, path: str, *, clients: int) -> None:
+        self._stack = ExitStack()
+        self._answered = select.poll()
+        asked = request(path, announced=True)
         for _ in range(clients):
-            connection = leaving.enter_context(connect(port, receive_buffer=_SMALL_BUFFER))
-            connection.sendall(request(path, announced=True))
-            poll.register(connection, select.POLLIN)
-        deadline = time.monotonic() + within
-        while len(found := poll.poll(0)) < answered:
-            if time.monotonic() > deadline:
-                raise TimeoutError(f"{len(found)} of {clients} clients were answered within {within:g} s, not {answered}")
-            time.sleep(0.02)
-        yield
+            connection = self._stack.enter_context(connect(port, receive_buffer=_SMALL_BUFFER))
+            connection.sendall(asked)
+            self._answered.register(connection, select.POLLIN)
+
+    def __exit__(self, *_: object) -> None:
+        self._stack.close()
+
+    def answered(self) -> int:
+        """Return how many there is something to read for."""
+        return len(self._answered.poll(0))
 
 
 # -- ordinary requests

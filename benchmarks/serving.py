@@ -30,11 +30,13 @@ class Server(NamedTuple):
     worker: psutil.Process  # the process that runs the application
 
 
-def gunicorn(worker_class: str, *, threads: int = 8) -> contextlib.AbstractContextManager[Server]:
-    """Run gunicorn with one worker, `applications.served` in it."""
+def gunicorn(
+    worker_class: str, *, threads: int = 8, application: str = "applications:served"
+) -> contextlib.AbstractContextManager[Server]:
+    """Run gunicorn with one worker, one of our applications in it."""
     options = f"--worker-class {worker_class} --threads {threads} --timeout 0 --graceful-timeout 1 --log-level warning"
     port = _free_port()
-    return _running(port, ["gunicorn", "--bind", f"127.0.0.1:{port}", *options.split(), "benchmarks.applications:served"])
+    return _running(port, ["gunicorn", "--bind", f"127.0.0.1:{port}", *options.split(), f"benchmarks.{application}"])
 
 
 def uvicorn(application: str) -> contextlib.AbstractContextManager[Server]:

@@ -133,6 +133,6 @@ def measure() -> Measure:
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
     if _measured:
-        terminalreporter.section("measured, in seconds: least, most (number)")
+        terminalreporter.section("measured, in seconds unless it says otherwise: least, most (number)")
     for what, seconds in sorted(_measured.items()):
-        terminalreporter.line(f"{what}: {min(seconds):.2f}, {max(seconds):.2f} ({len(seconds)})")
+        terminalreporter.line(f"{what}: {min(seconds):.3g}, {max(seconds):.3g} ({len(seconds)})")

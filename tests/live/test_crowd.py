@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-from benchmarks.crowd_clients import Answer, Crowd, Visit, ask_meanwhile, deaf_clients, share
+from benchmarks.crowd_clients import Answer, Crowd, DeafClients, Visit, ask_meanwhile, share
 
 from .conftest import Measure, Start
 from .serving import GEVENT, Kind, Server, gunicorn
@@ -30,7 +30,8 @@ ENDLESS = "fresh/1000000/1000000"  # events of 1 MB
 ANSWERED_WITHIN = 30.0  # seconds, all that will be answered at all
 
 THREADS = gunicorn("gthread", "--threads", "132", name="gunicorn gthread with 132 threads")
-FEW_THREADS = gunicorn("gthread", "--threads", "64", name="gunicorn gthread with 64 threads")
+THREADS_OF_FEW = 64
+FEW_THREADS = gunicorn("gthread", "--threads", str(THREADS_OF_FEW), name="gunicorn gthread with 64 threads")
 
 
 class Gathering(NamedTuple):
@@ -51,9 +52,7 @@ def gather(server: Server) -> Gathering:
 
 
 @pytest.mark.parametrize("kind", [THREADS, GEVENT], ids=str)
-def test_a_crowd_is_served_in_the_end_and_never_more_at_a_time_than_may_be(
-    kind: Kind, serve: Start, measure: Measure
-) -> None:
+def test_a_crowd_is_served_in_the_end_and_never_more_at_a_time_than_may_be(kind: Kind, serve: Start, measure: Measure) -> None:
     visits, answers, counts = gather(serve(kind, APPLICATION))
     assert {visit.status for visit in visits} == {200}
     assert Counter(visit.client for visit in visits if visit.events == EVENTS) == dict.fromkeys(range(CLIENTS), 1)
@@ -94,40 +93,51 @@ def assert_answered(answers: Sequence[Answer], told: str, measure: Measure) -> N
 # -- clients that never read
 
 
-def ask_beside_deaf_clients(server: Server, way: str, *, answered: int, told: str, measure: Measure) -> list[Answer]:
-    """Ask for ordinary pages beside clients that never read, of whom so many are *answered* at all."""
+class Beside(NamedTuple):
+    """What somebody who asked for ordinary pages saw beside clients that never read, and how many of these were answered."""
+
+    answers: Sequence[Answer]
+    deaf_answered: int
+    counts: Any
+
+
+def ask_beside_deaf_clients(server: Server, way: str, told: str, measure: Measure, *, once_answered: int = 0) -> Beside:
+    """Ask for ordinary pages beside clients that never read, *once_answered* so many of them."""
     server.get(f"/{way}/stock")
     worker = server.process.children()[0]
     before = worker.memory_info().rss
-    path = f"/{way}/{ENDLESS}"
-    with deaf_clients(server.port, path, clients=DEAF_CLIENTS, answered=answered, within=ANSWERED_WITHIN):
+    with DeafClients(server.port, f"/{way}/{ENDLESS}", clients=DEAF_CLIENTS) as deaf:
+        deadline = time.monotonic() + ANSWERED_WITHIN
+        while deaf.answered() < once_answered:
+            assert time.monotonic() < deadline, f"{deaf.answered()} were answered, not {once_answered}"
+            time.sleep(0.02)
         until = time.monotonic() + DEAF_FOR
-        answers = ask_meanwhile(server.port, f"/{way}/stock", lambda: time.monotonic() < until, patience=2.0)
+        answers = ask_meanwhile(server.port, f"/{way}/stock", lambda: time.monotonic() < until)
         measure(f"{told} the worker's memory has grown, in MB", (worker.memory_info().rss - before) / 1e6)
-    return answers
+        answered = deaf.answered()
+    return Beside(answers, answered, json.loads(server.get(f"/{way}/counts", within=ANSWERED_WITHIN).body))
 
 
 @pytest.mark.parametrize("way", ["bare", "wrapped"])
-def test_ordinary_requests_stay_fast_beside_clients_that_never_read_on_gevent(
-    way: str, serve: Start, measure: Measure
-) -> None:
+def test_on_gevent_ordinary_requests_stay_fast_beside_clients_that_never_read(way: str, serve: Start, measure: Measure) -> None:
     told = f"{DEAF_CLIENTS} clients that never read, {GEVENT}, {way}:"
-    server = serve(GEVENT, WITHOUT_DEADLINE)
-    answers = ask_beside_deaf_clients(server, way, answered=DEAF_CLIENTS, told=told, measure=measure)
-    assert_answered(answers, told, measure)
+    beside = ask_beside_deaf_clients(serve(GEVENT, WITHOUT_DEADLINE), way, told, measure)
+    assert beside.deaf_answered == DEAF_CLIENTS
+    assert_answered(beside.answers, told, measure)
 
 
 def test_on_gthread_clients_that_never_read_take_all_threads_of_the_bare_application(serve: Start, measure: Measure) -> None:
     told = f"{DEAF_CLIENTS} clients that never read, {FEW_THREADS}, bare:"
-    server = serve(FEW_THREADS, WITHOUT_DEADLINE)
-    answers = ask_beside_deaf_clients(server, "bare", answered=64, told=told, measure=measure)
-    assert {answer.seconds for answer in answers} == {None}
+    beside = ask_beside_deaf_clients(serve(FEW_THREADS, WITHOUT_DEADLINE), "bare", told, measure, once_answered=THREADS_OF_FEW)
+    assert {answer.seconds for answer in beside.answers} == {None}
+    assert beside.deaf_answered == THREADS_OF_FEW
 
 
 def test_on_gthread_admission_keeps_threads_free_for_ordinary_requests(serve: Start, measure: Measure) -> None:
     told = f"{DEAF_CLIENTS} clients that never read, {FEW_THREADS}, wrapped:"
-    server = serve(FEW_THREADS, WITHOUT_DEADLINE)
-    answers = ask_beside_deaf_clients(server, "wrapped", answered=DEAF_CLIENTS, told=told, measure=measure)
-    assert_answered(answers, told, measure)
-    stats = json.loads(server.get("/wrapped/counts").body)["stats"]
-    assert (stats["most_streams"], stats["shed"]) == (48, DEAF_CLIENTS - 48)
+    beside = ask_beside_deaf_clients(serve(FEW_THREADS, WITHOUT_DEADLINE), "wrapped", told, measure)
+    assert beside.deaf_answered == DEAF_CLIENTS, "those that got no stream were not told so"
+    assert_answered(beside.answers, told, measure)
+    stats = beside.counts["stats"]
+    admitted = THREADS_OF_FEW * 3 // 4
+    assert (stats["most_streams"], stats["shed"]) == (admitted, DEAF_CLIENTS - admitted)
