@@ -81,14 +81,15 @@ class MemoryGauge:
         """
         if self._pid != os.getpid():  # a lock may have been held, and the resident memory was another's
             self._begin()
-        if self._reading.acquire(blocking=False):
+        reading = self._reading  # after a fork another thread may replace it meanwhile
+        if reading.acquire(blocking=False):
             try:
                 now = self._clock()
                 if now - self._read_at >= _READ_EVERY:
                     self._read_at = now
                     self._last = self._read_now()
             finally:
-                self._reading.release()
+                reading.release()
         return self._last
 
     def _read_now(self) -> Reading:
@@ -208,11 +209,12 @@ class MemoryGovernor:
         """Read the gauge, unless another thread does so just now."""
         if self._pid != os.getpid():  # forked, maybe while a thread of the parent was reading
             self._pid, self._reading = os.getpid(), threading.Lock()
-        if self._reading.acquire(blocking=False):
+        reading = self._reading  # another thread may replace it meanwhile
+        if reading.acquire(blocking=False):
             try:
                 self._read_gauge()
             finally:
-                self._reading.release()
+                reading.release()
 
     def _read_gauge(self) -> None:
         self._read_at = self._clock()
