@@ -161,7 +161,7 @@ def added(subject: str, server: str, situations: Situations, target: Target | No
 
 def fate(server: str, seen: Seen, size: Size) -> str:
     """Return what became of the crowd, as a sentence."""
-    sent_away = [visit.retry / 1000 for visit in seen.visits if visit.retry is not None and not visit.events]
+    sent_away = [(visit.retry or 0) / 1000 for visit in seen.visits if visit.was_sent_away]
     served = [visit.ended_at for visit in seen.visits if visit.events == _EVENTS]
     spread = " to ".join(number(value) for value in (min(sent_away), max(sent_away)))
     visits = max(sum(visit.client == client for visit in seen.visits) for client in range(size.clients))

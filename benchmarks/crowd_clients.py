@@ -33,7 +33,7 @@ _SMALL_BUFFER = 65536  # bytes that the kernel may hold for a client that never 
 
 
 class Visit(NamedTuple):
-    """One request of one client, and what it got: *events*, or *retry*, the milliseconds after which to come back, or neither.
+    """One request of one client, and what it got: *events*, and *retry*, the milliseconds after which it was told to come back.
 
     *status*: 0 where the connection broke.
     """
@@ -44,6 +44,11 @@ class Visit(NamedTuple):
     status: int
     events: int
     retry: int | None
+
+    @property
+    def was_sent_away(self) -> bool:
+        """Whether it got nothing but a time to come back."""
+        return self.retry is not None and not self.events
 
 
 class Answer(NamedTuple):
@@ -82,11 +87,11 @@ class EventSource:
             status, body = await self._ask()
         except (OSError, EOFError):
             return Visit(self._number, asked_at, time.monotonic(), 0, 0, None)
-        retry = _RETRY.search(body)
-        if retry:
-            self._reconnection_time = int(retry[1])
+        retries = _RETRY.findall(body)
+        if retries:
+            self._reconnection_time = int(retries[-1])
         events = len(_EVENT.findall(body))
-        return Visit(self._number, asked_at, time.monotonic(), status, events, int(retry[1]) if retry else None)
+        return Visit(self._number, asked_at, time.monotonic(), status, events, int(retries[-1]) if retries else None)
 
     async def _ask(self) -> tuple[int, bytes]:
         reader, writer = await asyncio.open_connection("127.0.0.1", self._port)

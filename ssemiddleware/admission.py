@@ -238,6 +238,13 @@ class Admission:
         patience = min(_MOST_PATIENCE, 1 + self._faded(self._clock()) / max(1, self.open))
         return round(self._retry * patience * random.uniform(*_JITTER))
 
+    def maybe_usual_retry(self) -> int | None:
+        """Return the milliseconds after which a client that gets its stream should come back, None if that need not be told.
+
+        Who was sent away, for longer maybe, keeps that time until another is told. Any client may have been, once one was.
+        """
+        return round(self._retry * random.uniform(*_JITTER)) if self._shed else None
+
     def _faded(self, now: float) -> float:
         return self._pressure * math.exp((self._pressed_at - now) / _FORGET_AFTER) if self._pressure else 0.0
 

@@ -298,6 +298,7 @@ class SSEMiddleware:
             position,
             place=place,
             heartbeat=self.heartbeat,
+            retry=self._admission.maybe_usual_retry() if is_event_source(environ) else None,
             send_deadline=self.send_deadline,
             oversized=oversized,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",

@@ -174,14 +174,15 @@ class AnnouncedStream:
     """What the server iterates for an announced event stream: opening, joined blocks, heartbeats, and the end.
 
     *place*: among the open streams; what is carried is counted there, and it is given back at the end. *heartbeat*: seconds of
-    silence, None for neither opening nor heartbeats. *send_deadline*: seconds that the server may take for one block, None for
-    any number. *oversized*: what is done to the blocks on their way, None for nothing. *has_body*: False for HEAD. For the
-    server's thread; `close` may be called by any, and twice.
+    silence, None for neither opening nor heartbeats. *retry*: milliseconds that the client is told at the start, where it may
+    know a longer time from when it was sent away; None where that need not be. *send_deadline*: seconds that the server may
+    take for one block, None for any number. *oversized*: what is done to the blocks on their way, None for nothing.
+    *has_body*: False for HEAD. For the server's thread; `close` may be called by any, and twice.
     """
 
     __slots__ = (  # a process may have thousands
         "_asked_at", "_carried", "_clock", "_ending", "_head", "_heartbeat", "_is_over", "_opens", "_oversized", "_pieces",
-        "_place", "_position", "_relay", "_send_deadline",
+        "_place", "_position", "_relay", "_retry", "_send_deadline",
     )  # fmt: skip
 
     def __init__(
@@ -192,6 +193,7 @@ class AnnouncedStream:
         *,
         place: Place,
         heartbeat: float | None,
+        retry: int | None = None,
         send_deadline: float | None = None,
         oversized: OversizedEvents | None = None,
         has_body: bool = True,
@@ -214,7 +216,9 @@ class AnnouncedStream:
             self._end(ENDED)
         self._heartbeat = heartbeat if position.takes_comment else None
         self._opens = self._heartbeat is not None
-        self._head: bytes | None = b"" if self._opens else None  # the start of the stream, as long as it may be a BOM
+        self._retry = retry if position.takes_comment else None
+        has_head = self._opens or self._retry is not None
+        self._head: bytes | None = b"" if has_head else None  # the start of the stream, as long as it may be a BOM
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -225,6 +229,8 @@ class AnnouncedStream:
         if self._opens:
             self._opens = False
             return self._comment()
+        if self._retry is not None:
+            return self._usual_retry(self._retry)
         try:
             block = self._maybe_next_block()
         except BaseException:
@@ -255,6 +261,12 @@ class AnnouncedStream:
         self._carried.heartbeats += 1
         self._carried.count_out(HEARTBEAT)
         return HEARTBEAT
+
+    def _usual_retry(self, milliseconds: int) -> bytes:
+        self._retry = None
+        line = b"retry: %d\n" % milliseconds  # without a blank line: an event without data, which some readers dispatch
+        self._carried.count_out(line)
+        return line
 
     def _maybe_next_block(self) -> bytes | None:
         blocks, ending, position = self._relay.blocks, self._ending, self._position

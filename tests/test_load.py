@@ -1,19 +1,21 @@
-"""What must hold when many come at once: the cost of sending a client away, and the count of those that come first."""
+"""What must hold when many come at once: the cost of sending clients away, the count of the first, and when they come back."""
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import pytest
 
 import ssemiddleware
 from ssemiddleware import SSEMiddleware
 
-from .applications import EVENT_SOURCE, Response, application_of, environ_of
+from .applications import ANNOUNCED, EVENT_SOURCE, Response, application_of, environ_of
 
 _PACKAGE = str(Path(ssemiddleware.__file__).parent)
 
@@ -93,3 +95,40 @@ assert wrong == 0, f"wrong in {wrong} of 500 processes"
 def test_the_first_requests_of_a_forked_process_may_come_at_the_same_time(what: str) -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", AFTER_A_FORK, what], env=environment, check=True, timeout=100)
+
+
+# -- who was sent away keeps the time to come back until another is said (WHATWG 9.2.6)
+
+
+def test_who_is_admitted_after_others_were_sent_away_comes_back_as_soon_as_usual() -> None:
+    wrapped, retries = crowded(retry=1000)
+    assert max(retries) > 1500, "none stays away longer than usual"
+    blocks = list(Response(wrapped, environ_of(EVENT_SOURCE)).blocks())
+    told = re.fullmatch(rb"retry: ([0-9]+)\n", blocks.pop(1))
+    assert told
+    assert 750 <= int(told[1]) <= 1500
+    assert blocks == [b":\n", b"data: 1\n\n"]
+
+
+def test_a_time_to_come_back_is_told_without_heartbeats_too() -> None:
+    wrapped, _ = crowded(heartbeat=None)
+    assert re.fullmatch(rb"retry: [0-9]+\ndata: 1\n\n", Response(wrapped, environ_of(EVENT_SOURCE)).body())
+
+
+def test_no_time_to_come_back_is_told_to_who_is_no_event_source() -> None:
+    wrapped, _ = crowded()
+    assert Response(wrapped, environ_of(ANNOUNCED)).body() == b":\ndata: 1\n\n"
+
+
+def test_no_time_to_come_back_is_told_where_nobody_was_sent_away() -> None:
+    wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=1)
+    assert Response(wrapped, environ_of(EVENT_SOURCE)).body() == b":\ndata: 1\n\n"
+
+
+def crowded(**options: Any) -> tuple[SSEMiddleware, list[int]]:
+    """Return an application with free places that has sent clients away, and the milliseconds that these were told."""
+    wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=1, **options)
+    stream = Response(wrapped, environ_of())
+    told = [Response(wrapped, environ_of(EVENT_SOURCE)).body() for _ in range(20)]
+    stream.close()
+    return wrapped, [int(line.removeprefix(b"retry: ")) for line in told]
