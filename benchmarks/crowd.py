@@ -152,6 +152,8 @@ def milliseconds(answers: Sequence[Answer]) -> list[float]:
 def added(subject: str, server: str, situations: Situations, target: Target | None) -> Iterator[Figure]:
     """Yield what was added to the median of the ordinary requests, and to their 99 %, which has the target."""
     bare, wrapped = (milliseconds(situations[server, way].answers) for way in _WAYS)
+    if not (bare and wrapped):  # a short run on a busy machine may have none in time
+        return
     for percent, name in ((50.0, "median"), (99.0, "99 %")):
         without, own = share(bare, percent), share(wrapped, percent)
         absolute = f"{number(own)} ms, bare {number(without)} ms"
@@ -163,13 +165,16 @@ def fate(server: str, seen: Seen, size: Size) -> str:
     """Return what became of the crowd, as a sentence."""
     sent_away = [(visit.retry or 0) / 1000 for visit in seen.visits if visit.was_sent_away]
     served = [visit.ended_at for visit in seen.visits if visit.events == _EVENTS]
-    spread = " to ".join(number(value) for value in (min(sent_away), max(sent_away)))
     visits = max(sum(visit.client == client for visit in seen.visits) for client in range(size.clients))
-    return (
+    told = (
         f"{server}, wrapped: {len(served)} of {size.clients} clients were served within "
-        f"{number(max(served) - seen.visits[0].asked_at)} s, at most {max(number for _, number in seen.history)} at a time. "
-        f"{len(sent_away)} times one was sent away, to come back after {spread} s (median {number(share(sent_away, 50))} s), "
-        f"nobody more than {visits - 1} times."
+        f"{number(max(served) - seen.visits[0].asked_at)} s, at most {max(count for _, count in seen.history)} at a time."
+    )
+    if not sent_away:
+        return f"{told} Nobody was sent away."
+    spread = f"{number(min(sent_away))} to {number(max(sent_away))} s (median {number(share(sent_away, 50))} s)"
+    return (
+        f"{told} {len(sent_away)} times one was sent away, to come back after {spread}; nobody came more than {visits} times."
     )
 
 
@@ -185,8 +190,8 @@ def crowd_panels(title: str, crowds: Situations) -> list[Panel]:
         clients.append(Curve(f"open streams, {server}", open_over_time(seen)))
     for (server, way), seen in crowds.items():
         requests.append(Curve(f"{server}, {way}", longest_over_time(seen, 1.0)))
-    last = max(points[-1][0] for curve in clients for points in [curve.points])
-    ticks = [(float(second), str(second)) for second in range(0, int(last) + 2, 5)]
+    last = max(curve.points[-1][0] for curve in clients)
+    ticks = [(float(second), str(second)) for second in range(0, int(last) + 2, 5 if last > 5 else 1)]
     return [
         Panel(f"{title}, wrapped", "seconds", "clients", ticks, clients),
         Panel(f"{title}: the longest ordinary request of each second", "seconds", "ms", ticks, requests, y_is_logarithmic=True),
@@ -200,10 +205,10 @@ def deaf_panel(title: str, deaf: Mapping[tuple[str, str], Seen], size: Size) -> 
         Curve(f"{server}, {way}", points) for (server, way), seen in deaf.items() if (points := longest_over_time(seen, step))
     ]
     ticks = [(size.seconds * part / 6, f"{size.seconds * part / 6:.3g}") for part in range(7)]
-    shown = f"the longest ordinary request of each {step:g} s"
-    lacking = [f"{server}, {way}" for (server, way), seen in deaf.items() if not milliseconds(seen.answers)]
-    unanswered = f" ({' and '.join(lacking)}: none answered)" if lacking else ""
-    return Panel(f"{title}: {shown}{unanswered}", "seconds", "ms", ticks, curves, y_is_logarithmic=True)
+    unanswered = [f"{way} {server}" for (server, way), seen in deaf.items() if not milliseconds(seen.answers)]
+    x_label = "seconds" + (f" ({' and '.join(unanswered)} answers none)" if unanswered else "")
+    shown = f"{title}: the longest ordinary request of each {step:g} s"
+    return Panel(shown, x_label, "ms", ticks, curves, y_is_logarithmic=True)
 
 
 def served_over_time(seen: Seen) -> list[tuple[float, float]]:
