@@ -24,7 +24,7 @@ _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _LINE_OF_TEXT = 12.0  # points from one name to the next
-_RIGHT = 0.8  # of the axes' width: what ends farther left is named where it ends
+_RIGHT = 0.8  # of the axes' width: what ends farther left is named where it is highest
 _WIDTH, _HEIGHT, _AXES_HEIGHT = 8.6, 3.3, 2.4  # inches of 96 pixels: a README is 830 wide; heights of each panel
 
 _SETTINGS: dict[RcKeyType, Any] = {
@@ -80,12 +80,13 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
 
 
 def _name_lines(axes: Axes, curves: Sequence[Curve]) -> None:
-    """Write each line's name where it ends, moved apart where two end close together at the right."""
+    """Write each line's name where it ends at the right, moved apart where two end close together; else at its highest."""
     to_axes = axes.transData + axes.transAxes.inverted()
     ends = [to_axes.transform(curve.points[-1]) for curve in curves]
     for curve, (x, _) in zip(curves, ends, strict=True):
         if x < _RIGHT:  # a long line to its name would be taken for the curve
-            axes.annotate(curve.label, curve.points[-1], (7, 5), textcoords="offset points")
+            highest = max(curve.points, key=lambda point: point[1])
+            axes.annotate(curve.label, highest, (8, -1), textcoords="offset points")
     upwards = sorted((index for index, (x, _) in enumerate(ends) if x >= _RIGHT), key=lambda index: ends[index][1])
     for index, place in zip(upwards, _apart([ends[index][1] for index in upwards]), strict=True):
         axes.annotate(
