@@ -22,9 +22,10 @@ import time
 from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
-from types import MappingProxyType
 from typing import TYPE_CHECKING
 from weakref import WeakSet
+
+from werkzeug.datastructures import ImmutableDict
 
 from .event_stream import MEDIA_TYPE, retry_line
 from .headers import amend, is_event_source
@@ -302,7 +303,7 @@ class Admission:
             open_inline=len(streams) - announced,
             most_streams=most,
             shed=shed,
-            ended=MappingProxyType(ended),
+            ended=ImmutableDict(ended),
             **asdict(carried),
             held_bytes=sum(place.held for place in streams),
             memory_used=None if reading is None else reading.used,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import logging
 import sys
 import threading
@@ -75,6 +76,7 @@ def test_a_snapshot_is_immutable() -> None:
         stats.shed = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         stats.ended["application ended"] = 7  # type: ignore[index]
+    assert json.loads(json.dumps(dataclasses.asdict(stats)))["ended"] == {"application ended": 1}
 
 
 def test_a_snapshot_stays_as_it_is_while_streams_end() -> None:
