@@ -555,6 +555,18 @@ def test_close_wakes_an_application_that_waits_for_memory() -> None:
     relay.raise_error()
 
 
+def test_a_block_that_has_left_is_not_kept_while_the_next_one_waits() -> None:
+    class Watched(bytes):
+        def __del__(self) -> None:
+            gone.set()
+
+    gone = threading.Event()
+    relay = started(lambda: (Watched(b"x" * 100) for _ in range(1)), read_ahead=1)
+    assert gone.wait(DEADLINE)  # what waits is a copy, as exactly bytes
+    assert not relay.blocks.is_empty
+    relay.close()
+
+
 class OneTurn(Turns):
     """Turns of which there is but one at a time, for a first block and behind one of 100 bytes."""
 
