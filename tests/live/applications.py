@@ -4,6 +4,7 @@
                                  `lazy`: seconds in the first next() before the response is started
     /life?key=...                what became of that request, as JSON
     /release?key=...             lets it go on behind `wait_for_release`
+    /inside                      what streams, threads and greenlets there are in the process, as JSON
     /ping, /file, /list, /empty, /no-content, /fail    ordinary responses
 
 Every response names the process that made it (`X-Process`).
@@ -11,6 +12,7 @@ Every response names the process that made it (`X-Process`).
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -169,6 +171,19 @@ def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict
     return answer(start_response, b"released")
 
 
+def look_inside(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    gc.collect()
+    stats = app_for_many_streams.stats()
+    inside = {
+        "open": stats.open,
+        "ended": dict(stats.ended),
+        "held_bytes": stats.held_bytes,
+        "relays": sum(thread.name.startswith("ssemiddleware-relay") for thread in threading.enumerate()),
+        "greenlets": sum(any(base.__name__ == "greenlet" for base in type(one).__mro__) for one in gc.get_objects()),
+    }
+    return answer(start_response, json.dumps(inside).encode(), "application/json")
+
+
 def ping(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     return answer(start_response, b"pong")
 
@@ -209,6 +224,7 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
     "/play": respond_with_steps,
     "/life": tell_life,
     "/release": release,
+    "/inside": look_inside,
     "/ping": ping,
     "/file": send_file,
     "/list": send_list,
@@ -222,6 +238,7 @@ HEARTBEAT = 0.3  # seconds, so that a test need not wait long
 app = SSEMiddleware(play)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
 app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0)
+app_for_many_streams = SSEMiddleware(play, max_streams=10_000)
 
 
 def app_with_hidden_clients(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
