@@ -108,7 +108,7 @@ def panel(courses: dict[str, Course]) -> Panel:
     end = max(course.seconds for course in courses.values())
     ticks = [(second, f"{second}") for second in range(0, int(end) + 1, 10)]
     return Panel(
-        "Memory of the container, killed by the kernel at the crosses",
+        f"Memory of the container; the line is its limit of {LIMIT // _MIB} MiB, the crosses are kills by the kernel",
         "seconds",
         "MiB",
         ticks,

@@ -183,10 +183,13 @@ class InlineStream:
         assert self._start.place is not None
         return self._start.place
 
-    def pause_for_memory(self, last: int) -> bool:
-        """Wait before the next pull if memory is short; return whether it was. *last*: bytes of the block before, 0 without."""
+    def pause_for_memory(self, last: int | None) -> bool:
+        """Wait before the next pull if memory is short; return whether what comes is to be looked at.
+
+        *last*: bytes of the block before, None without one.
+        """
         if not self._maybe_pause() and self._has_turn(last):
-            return False
+            return self._turn is not None
         began = now = self.clock()
         until = began + self._maybe_pause()
         while True:
@@ -203,11 +206,11 @@ class InlineStream:
     def _maybe_pause(self) -> float:
         return 0.0 if self._next_pause is None else self._next_pause()
 
-    def _has_turn(self, last: int, waited: float = 0.0) -> bool:
+    def _has_turn(self, last: int | None, waited: float = 0.0) -> bool:
         """Take a turn if the next block may be large: the first, or behind a large one. Return False if none is to be had."""
-        if self._turns is None or 0 < last <= self.max_block:
+        if self._turns is None or (last is not None and last <= self.max_block):
             return True
-        self._turn = self._turns.maybe_begin(last, waited)
+        self._turn = self._turns.maybe_begin(last or 0, waited)
         return self._turn is not None
 
     def end_turn(self, size: int) -> None:
@@ -326,7 +329,7 @@ class InlineStream:
     def _begins_without_body(self) -> bool:
         """Wait for memory before the first pull; HEAD pulls nothing."""
         if self._has_body:
-            self.pause_for_memory(0)
+            self.pause_for_memory(None)
         return not self._has_body
 
 
@@ -381,7 +384,7 @@ class _Looks:
         self.next_at = now + _LOOK_UP_EVERY if self._has_begun and not self._inline.is_holding else 0.0
 
     def before_next_pull(self) -> None:
-        """Wait if memory is short, and look at the next block then."""
+        """Wait if memory is short, and look at the next block then, or if that may be a large one."""
         if not self.are_over and self._inline.pause_for_memory(self._size):
             self.next_at = 0.0
 

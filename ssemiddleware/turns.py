@@ -62,7 +62,7 @@ class Turns:
 
     def _begin(self) -> None:
         self._pid = os.getpid()
-        self._lock = threading.Lock()  # guards what follows
+        self._lock = threading.Lock()  # held by who asks for a turn
         self._taken: list[Turn] = []
         self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
 
@@ -91,11 +91,11 @@ class Turns:
 
     def end(self, turn: Turn, size: int) -> None:
         """Say that the block is there, of *size* bytes; 0 if there is none."""
-        with self._lock:
-            if turn.is_first:
-                turn.is_first = False
-                self._expect_less(size)
-            turn.until = min(turn.until, self._clock() + _SEEN_AFTER)
+        # No lock: a garbage collection inside `maybe_begin` may end another stream, and with it this one's turn.
+        if turn.is_first:
+            turn.is_first = False
+            self._expect_less(size)
+        turn.until = min(turn.until, self._clock() + _SEEN_AFTER)
 
     def _forget_old(self, now: float) -> None:
         for turn in self._taken:

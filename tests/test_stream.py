@@ -478,6 +478,12 @@ def test_inline_a_large_block_is_made_when_it_is_its_turn() -> None:
     assert turns.ended == [9, 9]
 
 
+def test_inline_an_empty_block_and_a_small_one_need_no_turn() -> None:
+    turns = OneTurn()
+    assert len(Inline([(0.0, b""), (0.0, b""), (0.0, b"data: 1\n\n"), (0.0, b"")], turns=turns).rest()) == 4
+    assert turns.ended == [0]
+
+
 # -- the hand-off, with its thread
 
 

@@ -114,3 +114,13 @@ def test_a_forked_process_begins_at_nothing() -> None:
     container.turns._pid = -1
     container.turns._lock.acquire()  # as another thread of the parent may have had it
     assert container.begin(2, last=5 * MB) == 1
+
+
+def test_a_turn_may_end_inside_a_garbage_collection_while_another_begins() -> None:
+    container = Container(used=200 * MB)
+    turn = container.turns.maybe_begin(5 * MB)
+    assert turn is not None
+    with container.turns._lock:
+        container.turns.end(turn, 0)
+    container.now += 0.11
+    assert container.begin(1, last=5 * MB) == 1
