@@ -14,6 +14,7 @@ True
 
 from __future__ import annotations
 
+import math
 import os
 import threading
 import time
@@ -29,7 +30,9 @@ _LIGHT = 65536  # bytes of a block that needs no turn
 _UNKNOWN = 4 * 1024**2
 _HELD_FOR = 1.0  # seconds; a stream without a block by then probably waits for something to tell, and takes nothing
 _SEEN_AFTER = 0.1  # seconds until what was made shows in the gauge
-_PATIENCE = 10.0  # seconds for which memory is waited for that does not suffice for one block
+# Seconds for which memory is waited for that does not suffice for one block, and then for the next one: the kernel would kill
+# all streams for the sake of one. A client that reads 200 KB a second takes 5 MB in that time, and gives their memory back.
+_PATIENCE = 30.0
 
 
 @dataclass(eq=False, slots=True)
@@ -64,6 +67,7 @@ class Turns:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # held by who asks for a turn
         self._taken: list[Turn] = []
+        self._forced_at = -math.inf  # when a block was last made for which memory did not suffice
         self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
 
     def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
@@ -83,7 +87,7 @@ class Turns:
             turn = Turn(_COST * expected if expected >= _LIGHT else 0, now + _HELD_FOR, is_first=not last)
             if not turn.needs:
                 return turn
-            if self._has_room(turn.needs, reading, waited):
+            if self._has_room(turn.needs, reading) or self._must_move(waited, now):
                 self._taken.append(turn)
                 return turn
         self._short()
@@ -106,11 +110,15 @@ class Turns:
     def _expect_less(self, size: int = 0) -> None:
         self._expected = max(size, (self._expected or 0) // 2)
 
-    def _has_room(self, needs: int, reading: Reading, waited: float) -> bool:
+    def _has_room(self, needs: int, reading: Reading) -> bool:
         set_aside = sum(turn.needs for turn in self._taken)
         if reading.used + set_aside + needs <= self._critical * reading.limit:
             return True
-        if self._taken:
+        return not self._taken and (reading.used + needs <= reading.limit or reading.share < self._low)
+
+    def _must_move(self, waited: float, now: float) -> bool:
+        """Tell whether to give up hope that the clients take what waits, and memory falls with it: one stream at a time."""
+        if self._taken or waited < _PATIENCE or now - self._forced_at < _PATIENCE:
             return False
-        # Nothing that is being made gives memory back: the question is whether the clients may, by taking what waits.
-        return reading.used + needs <= reading.limit or reading.share < self._low or waited >= _PATIENCE
+        self._forced_at = now
+        return True
