@@ -24,6 +24,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from types import MappingProxyType
 from typing import TYPE_CHECKING
+from weakref import WeakSet
 
 from .event_stream import MEDIA_TYPE, retry_line
 from .headers import amend, is_event_source
@@ -48,10 +49,15 @@ _MOST_PATIENCE = 8.0  # times `retry` for which a client is sent away, before th
 _JITTER = (0.75, 1.5)
 
 
+_counted_together: WeakSet[Admission] = WeakSet()
+
+
 class Place:
     """An open stream's place among those that may be open, and what the stream carries. Each count has one writer."""
 
-    __slots__ = ("_admission", "_marked", "began", "carried", "hand_off", "must_end", "sent_at", "stream")
+    __slots__ = (
+        "_admission", "_marked", "began", "carried", "hand_off", "is_added_up", "is_stream", "must_end", "sent_at", "stream",
+    )  # fmt: skip
 
     def __init__(self, admission: Admission, stream: Stream, now: float) -> None:
         self._admission = admission
@@ -61,6 +67,8 @@ class Place:
         self.carried = Carried()
         self.hand_off: HandOff | None = None  # of an announced stream
         self.must_end = False  # memory is critical, and this stream holds or pulls more than others
+        self.is_stream = True  # as far as is known
+        self.is_added_up = False  # it has left, and what it carried is among the sums
 
     def leave(self) -> None:
         """Give the place back. Safe twice, in any thread, and inside a garbage collection."""
@@ -68,7 +76,8 @@ class Place:
 
     def forget(self) -> None:
         """Give the place back, for a response that turned out to be no event stream."""
-        self._admission.leave(self, counts=False)
+        self.is_stream = False
+        self._admission.leave(self)
 
     @property
     def held(self) -> int:
@@ -85,7 +94,6 @@ class Place:
                     blocks_in=hand_off.blocks_taken,
                     bytes_in=hand_off.bytes_taken,
                     events_in=hand_off.events_taken,
-                    events_out=hand_off.events_taken,
                     pauses=hand_off.pauses,
                     paused_seconds=hand_off.paused,
                 )
@@ -104,9 +112,10 @@ class Place:
 class Admission:
     """The open streams of this process, and whether there may be one more.
 
-    *limit*: given the environ, tells how many may be open, None for any number. *retry*: milliseconds for which a client is
-    sent away, before jitter and pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so
-    that nobody is locked out for good by memory that does not fall.
+    *limit*: given the environ, tells how many may be open, None for any number. *counts_all*: that is the process's limit, so
+    the streams of all others that say so count too. *retry*: milliseconds for which a client is sent away, before jitter and
+    pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for
+    good by memory that does not fall.
 
     For all threads; after a fork it begins at nothing.
     """
@@ -115,6 +124,7 @@ class Admission:
         self,
         *,
         limit: Callable[[WSGIEnvironment], int | None],
+        counts_all: bool = False,
         retry: int = 3000,
         memory: MemoryGovernor | None = None,
         clock: Callable[[], float] = time.monotonic,
@@ -123,7 +133,14 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
+        self.on_request: list[
+            Callable[[WSGIEnvironment], None]
+        ] = []  # called without a lock when a stream has got a place or none
+        self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
         self._begin()
+        if counts_all:
+            _counted_together.add(self)
+            self._counted = _counted_together
 
     def _begin(self) -> None:
         self._pid = os.getpid()
@@ -143,12 +160,19 @@ class Admission:
         """Return a place for one more stream; None if it has to be shed."""
         if self._pid != os.getpid():
             self._begin()
-        limit, now = self._limit(environ), self._clock()
+        place = self._maybe_place(stream, self._limit(environ))
+        for tell in self.on_request:
+            tell(environ)
+        return place
+
+    def _maybe_place(self, stream: Stream, limit: int | None) -> Place | None:
+        now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
         with self._lock:
             self._most = limit
             self._add_up()
-            if self._open and (is_critical or (limit is not None and len(self._open) >= limit)):
+            is_full = limit is not None and sum(len(each._open) for each in self._counted) >= limit
+            if (self._open and is_critical) or is_full:
                 self._shed += 1
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None
@@ -156,28 +180,32 @@ class Admission:
             self._open.add(place)
         return place
 
-    def leave(self, place: Place, *, counts: bool = True) -> None:
-        """Take *place* back, once. *counts*: False if there was no stream after all."""
+    def leave(self, place: Place) -> None:
+        """Take *place* back, once."""
+        if place not in self._open:  # it has left, or another process had it
+            return
+        self._left.append(place)  # first: who counts meanwhile must find it here or there, lest a sum goes down
         try:
             self._open.remove(place)
-        except KeyError:  # it has left, or another process had it
+        except KeyError:  # two threads at once
             return
-        if not counts:
-            return
-        self._left.append(place)
-        if _log.isEnabledFor(logging.DEBUG):
+        if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
 
-    def _add_up(self) -> set[Place]:
-        """Add up what those have carried that have left; return them."""
-        left = set()
+    def _add_up(self) -> None:
+        """Add up what those have carried that have left."""
         while self._left:
             place = self._left.popleft()
-            left.add(place)
-            self._carried.add(place.count())
-            self._ended[place.stream.reason or "not known"] += 1
-        return left
+            if place.is_added_up:
+                continue
+            place.is_added_up = True
+            carried = place.count()
+            if place.is_stream:
+                self._carried.add(carried)
+                self._ended[str(place.stream.reason)] += 1
+            else:  # before that was known it may have paused, and been seen to
+                self._carried.add(Carried(pauses=carried.pauses, paused_seconds=carried.paused_seconds))
 
     # -- those who come back
 
@@ -221,7 +249,8 @@ class Admission:
         now = self._clock()
         with self._lock:
             streams = self._open.copy()
-            streams -= self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
+            self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
+            streams = {place for place in streams if not place.is_added_up}
             carried = Carried()
             carried.add(self._carried)
             for place in streams:
@@ -240,8 +269,8 @@ class Admission:
             memory_used=None if reading is None else reading.used,
             memory_limit=None if reading is None else reading.limit,
             memory_state=None if self._memory is None else self._memory.state,
-            longest_silence=max((now - place.sent_at for place in streams), default=0.0),
-            oldest_stream=max((now - place.began for place in streams), default=0.0),
+            longest_silence=max([0.0, *(now - place.sent_at for place in streams)]),  # one may be newer than `now`
+            oldest_stream=max([0.0, *(now - place.began for place in streams)]),
         )
 
 

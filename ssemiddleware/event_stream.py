@@ -23,7 +23,13 @@ HEARTBEAT = b":\n"
 
 BOM = b"\xef\xbb\xbf"
 
+#: How a block ends that ends with a blank line, whatever stands before it. CR has no part in this: a LF may follow.
+BLANK_LINES = (b"\n\n", b"\n\r\n")
+
 _LF, _CR = 0x0A, 0x0D
+
+# Bytes that are searched at once. A search for LF that runs to the block's end would be quadratic where all lines end with CR.
+_WINDOW = 16384
 
 # A line end, and an empty line behind it (9.2.5: end-of-line = ( cr lf / cr / lf )). A CR before LF is half a line end.
 _BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
@@ -98,11 +104,15 @@ def last_event_end(block: bytes, start: int = 0, stop: int | None = None) -> int
 
 def first_event_end(block: bytes, start: int = 0) -> int:
     """Return the index behind the first blank line in ``block[start:]`` that follows a line; 0 without one."""
-    ends = [block.find(b"\n\n", start)]
-    if block.find(b"\r", start, ends[0] if ends[0] >= 0 else len(block)) >= 0:
-        ends += [block.find(b"\n\r", start), block.find(b"\r\r", start)]
-    end = min((end + 2 for end in ends if end >= 0), default=0)
-    return end + 1 if end and block[end - 1] == _CR and block[end : end + 1] == b"\n" else end
+    for at in range(start, len(block), _WINDOW):
+        stop = at + _WINDOW + 1
+        ends = [block.find(b"\n\n", at, stop)]
+        if block.find(b"\r", at, ends[0] if ends[0] >= 0 else stop) >= 0:
+            ends += [block.find(b"\n\r", at, stop), block.find(b"\r\r", at, stop)]
+        end = min((end + 2 for end in ends if end >= 0), default=0)
+        if end:
+            return end + 1 if block[end - 1] == _CR and block[end : end + 1] == b"\n" else end
+    return 0
 
 
 def count_event_ends(block: bytes) -> int:
@@ -126,9 +136,15 @@ def last_line_end(block: bytes, start: int, stop: int) -> int:
 
 def first_line_end(block: bytes, start: int = 0, stop: int | None = None) -> int:
     """Return the index of the first LF or CR in ``block[start:stop]``, -1 without one."""
-    line_feed = block.find(b"\n", start, stop)
-    carriage_return = block.find(b"\r", start, stop if line_feed < 0 else line_feed)
-    return line_feed if carriage_return < 0 else carriage_return
+    stop = len(block) if stop is None else min(stop, len(block))
+    for at in range(start, stop, _WINDOW):
+        window_stop = min(stop, at + _WINDOW)
+        line_feed = block.find(b"\n", at, window_stop)
+        carriage_return = block.find(b"\r", at, window_stop if line_feed < 0 else line_feed)
+        end = line_feed if carriage_return < 0 else carriage_return
+        if end >= 0:
+            return end
+    return -1
 
 
 def behind_line_end(block: bytes, end: int) -> int:

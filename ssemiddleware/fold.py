@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .event_stream import BOM, behind_line_end, first_line_end, last_event_end, last_line_end
+from .event_stream import BLANK_LINES, BOM, behind_line_end, first_line_end, last_event_end, last_line_end
 from .oversized import Reshaping, begins_as_json
 
 if TYPE_CHECKING:
@@ -28,7 +28,8 @@ _DATA = b"data: "
 
 # How data begins that may yet turn out to begin as JSON.
 _JSON_MAY_BEGIN = re.compile(rb"[ \t]*(?:[{\[][ \t]*)?(?:(?<=[\[ \t])[a-z]{0,4})?\Z")
-_FIRST_DATA_LINE = re.compile(rb"(?:\A|[\r\n])data(?::\x20?|(?=[\r\n]))")
+_DATA_LINE = re.compile(rb"data(?::\x20?|(?=[\r\n]))")
+_LATER_DATA_LINE = re.compile(rb"[\r\n]data(?::\x20?|(?=[\r\n]))")
 _DATA_FIELD = re.compile(rb"data:\x20?")
 
 # Bytes on either side of which a token ends, outside of strings. (RFC 8259: structural characters, whitespace, and quotes.)
@@ -48,7 +49,7 @@ _MAY_FOLLOW = {  # which byte may begin a token behind one that ends so
     ord('"'): _VALUE_END | {ord(":")},
 }
 _WORD = re.compile(rb"true|false|null|-?(?:0|[1-9][0-9]*)(?:\.[0-9]+)?(?:[eE][+-]?[0-9]+)?")
-_PART_OF_A_NUMBER = re.compile(rb"[-+.0-9eE]+")
+_PART_OF_A_WORD = re.compile(rb"[-+.0-9eE]+|[a-z]{1,4}")
 _WORD_BEHIND = re.compile(rb"[-+.\w]*\Z")
 _WORD_AHEAD = re.compile(rb"[-+.\w]*")
 
@@ -93,7 +94,7 @@ class Folding(Reshaping):
     one is broken. *tell*: called with a sentence when what began as JSON turned out to be none.
     """
 
-    __slots__ = ("_after_cr", "_at", "_behind", "_is_json", "_lead", "_over", "_tell", "_used", "_width")
+    __slots__ = ("_after_cr", "_at", "_behind", "_data_start", "_is_json", "_lead", "_over", "_tell", "_used", "_width")
 
     def __init__(self, *, over: int, width: int, tell: Callable[[str], object] = lambda sentence: None) -> None:  # noqa: ARG005
         super().__init__()
@@ -105,11 +106,12 @@ class Folding(Reshaping):
         self._is_json: bool | None = None  # the data of the unfinished event; None before its first line
         self._used = 0  # bytes of the line being folded that have left since its last break
         self._lead = b""  # what goes before the next byte
-        self._behind = b""  # the last bytes that left, to look at around a place to cut
+        self._behind = b""  # the last bytes of the line's data that left, to look at around a place to cut
+        self._data_start = 0  # where the line's data begins in the buffer; 0 if that was before it
 
     def passes(self, block: bytes) -> bool:
         """Tell that no line in *block* is too long, and that it ends an event."""
-        if self._at is _At.LINE_START and not self._held and len(block) <= self._over and block.endswith(b"\n\n"):
+        if self._at is _At.LINE_START and not self._held and len(block) <= self._over and block.endswith(BLANK_LINES):
             self._is_first = self._after_cr = False
             self._is_json = None
             return True
@@ -131,6 +133,7 @@ class Folding(Reshaping):
         elif self._is_first and buffer.startswith(BOM):
             at = len(BOM)
         self._is_first = self._after_cr = False
+        self._data_start = 0
         while at < len(buffer) and not self._held:
             if self._at is _At.LINE_START:
                 at = self._pass_lines(buffer, at)
@@ -149,7 +152,7 @@ class Folding(Reshaping):
             rest = buffer if sent == 0 and at == len(buffer) else buffer[sent:at]
             yield self._lead + rest if self._lead else rest
             self._lead = b""
-        self._behind = (self._behind + buffer[max(0, at - _LOOK_AROUND) : at])[-_LOOK_AROUND:]
+        self._behind = self._last_of_data(buffer, at)
 
     # -- each goes on from `at` and returns how far it came; what it cannot decide on yet, it holds
 
@@ -163,7 +166,8 @@ class Folding(Reshaping):
             self._after_cr = at == len(buffer) and buffer.endswith(b"\r")
         if at == len(buffer):
             return at
-        head, is_too_long = buffer[at : at + _HEAD], len(buffer) - at > self._over
+        # No more of it than is there in any case when the line is too long, so that blocks make no difference.
+        head, is_too_long = buffer[at : at + min(_HEAD, self._over + 1)], len(buffer) - at > self._over
         if not self._may_be_json(head, is_too_long):
             if head.startswith(b"data:"):
                 self._is_json = False
@@ -173,6 +177,7 @@ class Folding(Reshaping):
             assert field is not None
             self._at, self._is_json, self._used = _At.JSON, True, field.end()
             at += field.end()
+            self._data_start, self._behind = at, b""
         else:
             self._wait_for(self._over + 1, buffer, at)
         return at
@@ -194,8 +199,8 @@ class Folding(Reshaping):
             return None
         if self._is_json is not None and not event_end:
             return self._is_json
-        # One byte earlier, so that the line end before the first line is seen.
-        first = _FIRST_DATA_LINE.search(buffer, max(start, event_end) - 1 if max(start, event_end) else 0, stop)
+        begin = max(start, event_end)
+        first = _DATA_LINE.match(buffer, begin, stop) or _LATER_DATA_LINE.search(buffer, begin, stop)
         return None if first is None else begins_as_json(buffer, first.end(), stop)
 
     def _pass_rest(self, buffer: bytes, at: int) -> int:
@@ -220,13 +225,16 @@ class Folding(Reshaping):
         if place is None:  # the token is longer than a line
             self._at = _At.STRING if buffer[at] == 0x22 else _At.WORD
             return at + 1, False
-        behind = buffer[max(0, place - _LOOK_AROUND) : place]
-        if place < _LOOK_AROUND:
-            behind = (self._behind + behind)[-_LOOK_AROUND:]
+        behind = self._last_of_data(buffer, place)
         if not _may_stand_between_tokens(behind, buffer[place : place + _LOOK_AROUND]):
             self._give_up(f"{behind[-16:]!r} before {buffer[place : place + 16]!r}")
             return place, False
         return place, True
+
+    def _last_of_data(self, buffer: bytes, at: int) -> bytes:
+        """Return the last bytes of the line's data before *at*."""
+        last = buffer[max(self._data_start, at - _LOOK_AROUND) : at]
+        return last if len(last) == _LOOK_AROUND else (self._behind + last)[-_LOOK_AROUND:]
 
     def _last_place(self, buffer: bytes, at: int, limit: int) -> int | None:
         """Return the last place between two tokens up to *limit*, None if that would leave the line empty."""
@@ -302,4 +310,4 @@ def _may_be_word(where: re.Pattern[bytes], side: bytes) -> bool:
     word = found.group()
     if not word or _WORD.fullmatch(word):
         return True
-    return len(word) == len(side) and _PART_OF_A_NUMBER.fullmatch(word) is not None  # a number longer than what is seen
+    return len(word) == len(side) and _PART_OF_A_WORD.fullmatch(word) is not None  # the rest of it may be out of sight

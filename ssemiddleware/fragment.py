@@ -26,6 +26,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
 from .event_stream import (
+    BLANK_LINES,
     BOM,
     Event,
     Position,
@@ -104,7 +105,7 @@ class Fragmenting(Reshaping):
 
     def passes(self, block: bytes) -> bool:
         """Tell that *block* ends an event, and that no event in it is too large."""
-        if self._held or self._fragments or self._passing or len(block) > self._over or not block.endswith(b"\n\n"):
+        if self._held or self._fragments or self._passing or len(block) > self._over or not block.endswith(BLANK_LINES):
             return False
         self._is_first = self._skip_lf = False
         return True

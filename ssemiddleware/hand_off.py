@@ -187,8 +187,10 @@ class HandOff:
             return b""
         events = count_event_ends(waiting[0])
         if len(waiting) == 1 or self._is_large(waiting[0]):
-            self._count_as_taken(1, events)
-            return waiting.popleft()
+            block = waiting.popleft()
+            self.blocks_taken += 1
+            self.events_taken += events
+            return block
         # As many as fit if all are as long as the first: nearly always right, and no look at each block. What is longer
         # after all is cut; a buffer for all that waits would be copied twice, and mapped and unmapped each time.
         number = min(len(waiting), self.max_block // len(waiting[0]))
@@ -197,12 +199,12 @@ class HandOff:
             first = next(index for index, block in enumerate(blocks) if self._is_large(block))
             waiting.extendleft(reversed(blocks[first:]))
             del blocks[first:]
-        self._count_as_taken(len(blocks), events * len(blocks))
-        return self._up_to_an_event_end(b"".join(blocks))
-
-    def _count_as_taken(self, blocks: int, events: int) -> None:
-        self.blocks_taken += blocks
-        self.events_taken += events
+        joined = b"".join(blocks)
+        block = self._up_to_an_event_end(joined)
+        # What was put back will be taken again. In one step: a number that another thread sees never goes down.
+        self.blocks_taken += len(blocks) - (len(block) < len(joined))
+        self.events_taken += events * len(blocks)
+        return block
 
     def _up_to_an_event_end(self, block: bytes) -> bytes:
         """Put what follows the last event's end in *block* back, if more waits to go with it."""
@@ -210,7 +212,6 @@ class HandOff:
             end = last_event_end(block)
             if 0 < end < len(block):
                 self._waiting.appendleft(block[end:])
-                self._count_as_taken(-1, 0)  # it will be taken again
                 return block[:end]
         return block
 

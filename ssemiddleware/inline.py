@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, count_event_ends, pieces_of
 from .hand_off import only_bytes
@@ -35,27 +35,34 @@ _LF = 0x0A
 _END: Any = object()
 
 
+class Begun(NamedTuple):
+    """What there is to know of an event stream when its headers are: they are amended."""
+
+    place: Place
+    headers: Headers
+    position: Position
+    oversized: OversizedEvents | None
+
+
 class InlineStart:
     """The ``start_response`` of an inline request: passes everything on, the headers of an event stream amended.
 
-    *admit*: gives the stream its place among those that are open, or None: then nothing is passed on, and the request is to be
-    sent away.
+    *begin*: given the status, the headers and the place that an event stream has already, gives what there is to know of it, or
+    None if it gets no place: then nothing is passed on, and the request is to be sent away.
     """
 
     __slots__ = (
-        "_admit", "_amend", "_max_block", "_start_response", "is_event_stream", "is_shed", "oversized", "place", "position",
+        "_begin", "_max_block", "_start_response", "is_event_stream", "is_shed", "oversized", "place", "position",
     )  # fmt: skip
 
     def __init__(
         self,
         start_response: StartResponse,
-        admit: Callable[[], Place | None],
-        amend: Callable[[str, Headers], tuple[Headers, Position, OversizedEvents | None]],
+        begin: Callable[[str, Headers, Place | None], Begun | None],
         max_block: int,
     ) -> None:
         self._start_response = start_response
-        self._admit = admit
-        self._amend = amend
+        self._begin = begin
         self._max_block = max_block
         self.is_event_stream: bool | None = None  # None until the application has called
         self.is_shed = False
@@ -68,11 +75,11 @@ class InlineStart:
         streams_events = is_event_stream(headers)
         self.is_shed = False
         if streams_events:
-            self.place = self.place or self._admit()
-            if self.place is None:
+            begun = self._begin(status, headers, self.place)
+            if begun is None:
                 self.is_shed = True
                 return lambda _block: None
-            headers, self.position, self.oversized = self._amend(status, headers)
+            self.place, headers, self.position, self.oversized = begun
         write = self._start_response(status, headers) if exc_info is None else self._start_response(status, headers, exc_info)
         self.is_event_stream = streams_events
         if not streams_events and self.place is not None:
@@ -85,13 +92,19 @@ class InlineStart:
             self.place.leave()
 
     def _cutting(self, write: Callable[[bytes], object]) -> Callable[[bytes], object]:
+        assert self.place is not None
+        assert self.position is not None
+        carried, position = self.place.carried, self.position
+
         def write_cut(block: bytes) -> None:
-            for reshaped in self.reshape(only_bytes(block)):
+            block = only_bytes(block)
+            carried.count_in(block)
+            for reshaped in self.reshape(block):
+                carried.events_out += count_event_ends(reshaped)
+                position.advance(reshaped)
                 for piece in pieces_of(reshaped, self._max_block):
                     write(piece)
-                    if self.place is not None:
-                        self.place.carried.bytes_out += len(piece)
-                        self.place.carried.blocks_out += 1
+                    carried.count_out(piece)
 
         return write_cut
 
@@ -169,6 +182,7 @@ class InlineStream:
             self._iterable.close()
 
     def __del__(self) -> None:  # a server that neither iterates nor closes must not leave a place behind
+        self._stream.end(CLIENT_GONE)
         self._start.leave()
 
     @property
@@ -275,6 +289,8 @@ class InlineStream:
                 unseen, previous, last = 0, b"", b""
             yield from self._rest()
         except GeneratorExit:
+            self._count_passed(blocks_passed + run - unseen, passed, last)  # before the log is told
+            blocks_passed = run = unseen = 0
             self.close_application()  # a layer outside that says `yield from` closes this generator and nothing else
             raise
         except BaseException:
@@ -318,8 +334,7 @@ class InlineStream:
         carried = self.place.carried
         carried.events_out += count_event_ends(block)
         for piece in pieces_of(block, self.max_block):
-            carried.bytes_out += len(piece)
-            carried.blocks_out += 1
+            carried.count_out(piece)
             yield piece
 
     def _rest(self) -> Iterator[bytes]:
@@ -354,10 +369,7 @@ class _Looks:
         self._size = len(block)
         self._inline.end_turn(self._size)
         now = self._inline.clock()
-        carried = self._inline.place.carried
-        carried.blocks_in += 1
-        carried.bytes_in += self._size
-        carried.events_in += count_event_ends(block)
+        self._inline.place.carried.count_in(block)
         if previous:
             if not isinstance(self._position, OpaquePosition):
                 self._position = Position(anywhere=True)  # there may have been more of them
@@ -404,9 +416,9 @@ class _Looks:
     def _last_blocks(self, block: bytes) -> Iterator[bytes]:
         """Yield what leaves from the block on at which the process was seen to be going."""
         position = self._position
-        for pulled in chain((block,), self._blocks):
+        for pulled in chain((block,), self._pulled()):
             now = self._inline.clock()
-            block = self._ending.up_to_last_event(b"".join(self._inline.reshape(only_bytes(pulled))), position, now)
+            block = self._ending.up_to_last_event(b"".join(self._inline.reshape(pulled)), position, now)
             if block:
                 position.advance(block)
                 yield from self._inline.leave_as(block)
@@ -414,3 +426,8 @@ class _Looks:
             if last_block is not None:
                 yield from self._inline.leave_as(last_block)
                 return
+
+    def _pulled(self) -> Iterator[bytes]:
+        for block in map(only_bytes, self._blocks):
+            self._inline.place.carried.count_in(block)
+            yield block

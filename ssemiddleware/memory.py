@@ -187,7 +187,8 @@ class MemoryGovernor:
 
         Cheap enough for every block: the gauge is read at most every 100 ms, by one thread for all.
         """
-        self._maybe_read()
+        if self._clock() - self._read_at >= _READ_EVERY:
+            self._maybe_read()
         return self._pause_now
 
     @property
@@ -202,12 +203,12 @@ class MemoryGovernor:
 
     def read(self) -> Reading:
         """Return the bytes used and the bytes there may be, at most 100 ms old; a share of 0 where they cannot be read."""
-        self._maybe_read()
+        if self._clock() - self._read_at >= _READ_EVERY:
+            self._maybe_read()
         return self._last
 
     def _maybe_read(self) -> None:
-        if self._clock() - self._read_at < _READ_EVERY:
-            return
+        """Read the gauge, unless another thread does so just now."""
         if self._pid != os.getpid():  # forked, maybe while a thread of the parent was reading
             self._pid, self._reading = os.getpid(), threading.Lock()
         if self._reading.acquire(blocking=False):

@@ -29,7 +29,7 @@ from .fold import Fold
 from .fragment import Fragment
 from .hand_off import HandOff
 from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source
-from .inline import InlineStart, InlineStream
+from .inline import Begun, InlineStart, InlineStream
 from .memory import MemoryGovernor
 from .oversized import LONG_LINE, LongLineWatch, OversizedEvents, Reshaping, begins_as_json
 from .relay import Relay, ResponseStart
@@ -149,7 +149,8 @@ class SSEMiddleware:
         object.__setattr__(self, "_told", set())
         object.__setattr__(self, "_reshapes", reshapes)
         object.__setattr__(self, "_limits", {})
-        admission = Admission(limit=self._limit, retry=_SHED_FOR if retry is None else retry, memory=memory)
+        shed_for = _SHED_FOR if retry is None else retry
+        admission = Admission(limit=self._limit, counts_all=max_streams is None, retry=shed_for, memory=memory)
         object.__setattr__(self, "_admission", admission)
         worker = servers.find_calling_worker()
         if worker is not None:
@@ -175,7 +176,7 @@ class SSEMiddleware:
             relay = self._maybe_start_relay(environ)
             if relay is not None:
                 return self._respond_announced(environ, start_response, relay, place)
-            place.leave()  # an inline request asks for one when it is known to be an event stream
+            place.forget()  # an inline request asks for one when it is known to be an event stream
         return self._respond_inline(environ, start_response, stream)
 
     def stats(self) -> Stats:
@@ -193,12 +194,7 @@ class SSEMiddleware:
     # -- a request that nobody announced
 
     def _respond_inline(self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream) -> Iterable[bytes]:
-        start = InlineStart(
-            start_response,
-            functools.partial(self._admission.maybe_admit, environ, stream),
-            functools.partial(self._amend, environ),
-            self.max_block,
-        )
+        start = InlineStart(start_response, functools.partial(self._maybe_begin_inline, environ, stream), self.max_block)
         try:
             iterable = self.application(environ, start)
         except BaseException:
@@ -225,6 +221,12 @@ class SSEMiddleware:
             turns=self._turns,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
+
+    def _maybe_begin_inline(
+        self, environ: WSGIEnvironment, stream: Stream, status: str, headers: Headers, place: Place | None
+    ) -> Begun | None:
+        place = place or self._admission.maybe_admit(environ, stream)
+        return None if place is None else Begun(place, *self._amend(environ, status, headers))
 
     # -- an announced request
 
@@ -263,7 +265,7 @@ class SSEMiddleware:
             if not self._wait_for_headers(environ, relay):
                 stream.end(CLIENT_GONE)
                 relay.close()
-                place.leave()
+                self._give_back(place, relay)
                 start_response("499 Client Closed Request", [("Content-Type", "text/plain"), ("Content-Length", "0")])
                 return []
             start = relay.commit()
@@ -274,8 +276,15 @@ class SSEMiddleware:
         except BaseException:
             stream.end(RAISED)
             relay.stop()
-            place.leave()
+            self._give_back(place, relay)
             raise
+
+    @staticmethod
+    def _give_back(place: Place, relay: Relay) -> None:
+        if relay.blocks.is_event_stream:
+            place.leave()
+        else:
+            place.forget()
 
     def _wait_for_headers(self, environ: WSGIEnvironment, relay: Relay) -> bool:
         """Return True when the response may begin, False if the client leaves before."""

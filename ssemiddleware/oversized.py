@@ -65,6 +65,8 @@ class Reshaping(ABC):
 
     def feed(self, block: bytes) -> Iterator[bytes]:
         """Yield what may leave now that *block* has come, maybe nothing. To be exhausted before the next call."""
+        if not block:  # it would be taken for what follows a CR
+            return
         if self.passes(block):
             yield block
             return

@@ -12,6 +12,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .event_stream import count_event_ends
+
 if TYPE_CHECKING:
     from .memory import State
 
@@ -29,9 +31,20 @@ class Carried:
     bytes_out: int = 0
     events_in: int = 0
     events_out: int = 0
-    heartbeats: int = 0
+    heartbeats: int = 0  # and the comments that open a stream
     pauses: int = 0  # waits for memory
     paused_seconds: float = 0.0
+
+    def count_in(self, block: bytes) -> None:
+        """Count a block that has come from the application."""
+        self.blocks_in += 1
+        self.bytes_in += len(block)
+        self.events_in += count_event_ends(block)
+
+    def count_out(self, block: bytes) -> None:
+        """Count a block that leaves; its events are counted before it is cut."""
+        self.blocks_out += 1
+        self.bytes_out += len(block)
 
     def add(self, other: Carried) -> None:
         """Add what *other* has carried."""
@@ -48,7 +61,11 @@ class Carried:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The streams of one `SSEMiddleware` in this process, at one moment. Immutable."""
+    """The streams of one `SSEMiddleware` in this process, at one moment. Immutable.
+
+    The sums never go down. What an inline stream has carried in the last tenth of a second counts when its application yields
+    again or ends.
+    """
 
     open_announced: int  # streams that run on a relay thread
     open_inline: int
@@ -61,7 +78,7 @@ class Stats:
     bytes_out: int
     events_in: int  # estimated where blocks leave joined, as if they were alike
     events_out: int
-    heartbeats: int
+    heartbeats: int  # and the comments that open a stream
     pauses: int  # waits for memory
     paused_seconds: float
     held_bytes: int  # that wait between an application and its server now

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
 DRAIN, SHED = "drain", "shed"
+REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, SHED)
 
 _LOOK_EVERY = 0.5  # seconds between two looks at the client and at the worker: both are noticed within a second
 _LOOK_AT_END_EVERY = 0.05  # the same, while a stream that has to end waits for the end of its event
@@ -241,8 +242,7 @@ class AnnouncedStream:
         self._relay.close()
 
     def __del__(self) -> None:  # a server that forgets close() must leave neither a thread nor a place behind
-        self._relay.stop()
-        self._place.leave()
+        self._end(CLIENT_GONE)
 
     def _end(self, reason: str) -> None:
         self._is_over = True
@@ -252,12 +252,8 @@ class AnnouncedStream:
 
     def _comment(self) -> bytes:
         self._carried.heartbeats += 1
-        self._count(HEARTBEAT)
+        self._carried.count_out(HEARTBEAT)
         return HEARTBEAT
-
-    def _count(self, block: bytes) -> None:
-        self._carried.bytes_out += len(block)
-        self._carried.blocks_out += 1
 
     def _maybe_next_block(self) -> bytes | None:
         blocks, ending, position = self._relay.blocks, self._ending, self._position
@@ -272,7 +268,8 @@ class AnnouncedStream:
             if ending.is_near and (more_waits or not is_finished):
                 last = ending.maybe_last_block(position, now, more_waits=more_waits)
                 if last is not None:
-                    self._count(last)
+                    if last:
+                        self._carried.count_out(last)
                     self._end(ENDED)  # or for the reason that it has already
                     return last or None
             block = self._next_block()
@@ -319,7 +316,7 @@ class AnnouncedStream:
             block = self._ending.up_to_last_event(block, self._position, now)
         self._position.advance(block)
         self._place.sent_at = now
-        self._count(block)
+        self._carried.count_out(block)
         return block
 
     def _without_bom(self, block: bytes) -> bytes:

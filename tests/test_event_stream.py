@@ -12,7 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware.event_reader import EventReader, read_events
-from ssemiddleware.event_stream import BOM, Event, OpaquePosition, Position, next_cut
+from ssemiddleware.event_stream import (
+    BOM,
+    Event,
+    OpaquePosition,
+    Position,
+    count_event_ends,
+    first_event_end,
+    first_line_end,
+    next_cut,
+)
 
 # Pieces that streams are made of: line ends in all forms, comments, fields, characters of several bytes.
 PIECES = [
@@ -238,6 +247,22 @@ def test_reading_a_long_line_is_linear(block: int) -> None:
     assert growth(read, 1 << 20) < 8
 
 
+# -- searching
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r", b"\r\n"], ids=["LF", "CR", "CRLF"])
+@pytest.mark.parametrize("length", [1, 2, *range(16_376, 16_392), 32_767, 32_768, 50_000])
+def test_the_first_line_and_the_first_event_are_found_however_long_they_are(length: int, line_end: bytes) -> None:
+    for before in (b"", b"a\n\n", b"a\r\r"):
+        line = before + b"x" * length
+        for behind in (b"", b"y", b"y\n\n", b"y\r\r"):
+            assert first_line_end(line + line_end + behind, len(before)) == len(line)
+            assert first_event_end(line + line_end * 2 + behind, len(before)) == len(line + line_end * 2)
+        assert first_line_end(line, len(before)) == -1
+        assert first_line_end(line + line_end, len(before), len(line)) == -1
+        assert first_event_end(line + line_end + b"y" * length, len(before)) == 0
+
+
 # -- positions
 
 
@@ -330,3 +355,29 @@ def test_an_opaque_position_takes_nothing() -> None:
     assert not position.takes_comment
     assert not position.takes_end
     assert position.event_end(b"\n\n") == -1
+
+
+SMALL, LARGE = b"data: 1\n\n", b"data: " + b"x" * 10_000 + b"\n\n"
+
+
+@pytest.mark.parametrize(
+    ("block", "ends"),
+    [
+        (b"", 0),
+        (b"data: 1\n", 0),
+        (SMALL, 1),
+        (SMALL * 7, 7),
+        (b"data: 1\r\n\r\n", 1),
+        (b"data: 1\r\rdata: 2\r\r", 2),
+        (b":\n", 0),
+        (SMALL * 10_000, 10_000),
+        (b"event: a\ndata: 1\n\n" * 5000, 5000),
+        (LARGE, 1),
+        (LARGE[:-1], 0),
+        (LARGE[:-2] + b"\r\n\r\n", 1),
+        (b"x" * 10_000, 0),
+    ],
+    ids=lambda value: f"{value[:12]!r} of {len(value)}" if isinstance(value, bytes) else None,
+)
+def test_the_ends_of_events_are_counted(block: bytes, ends: int) -> None:
+    assert count_event_ends(block) == ends

@@ -66,6 +66,18 @@ CASES = {
     ),
     "without a space behind the colon": (b'data:{"a":1,"b":2,"c":3,"d":4}', b'data:{"a":1,"b":2,"c":3,\ndata: "d":4}'),
     "with whitespace before the JSON": (b"data:   [1, 2, 3, 4, 5, 6, 7]", b"data:   [1, 2, 3, 4, 5, \ndata: 6, 7]"),
+    "whitespace that hides half of what is before it": (
+        b"data: [true" + b" " * 29 + b",10]",
+        b"data: [true" + b" " * 13 + b"\ndata: " + b" " * 16 + b",\ndata: 10]",
+    ),
+    "whitespace that hides half of what is behind it": (
+        b"data: [10000000000," + b" " * 35 + b"null]",
+        b"data: [10000000000,     \ndata: " + b" " * 18 + b"\ndata: " + b" " * 12 + b"null]",
+    ),
+    "an indented line that is one string": (
+        b'data: [\ndata:     "a string that is longer than a line"\ndata: ]',
+        b'data: [\ndata:     \ndata: "a string that is longer than a line"\ndata: ]',
+    ),
     "a later line of the data": (b"data: [1,\ndata: 2, 3, 4, 5, 6, 7, 8]", b"data: [1,\ndata: 2, 3, 4, 5, 6, 7, \ndata: 8]"),
     "behind other fields": (
         b"id: 1\nevent: note\n: comment\ndata: [1, 2, 3, 4, 5, 6, 7]",
@@ -165,6 +177,17 @@ def test_a_bom_at_the_start_alone_is_no_part_of_the_line() -> None:
     assert in_every_way(line + b"\xef\xbb\xbf" + line) == folded + b"\xef\xbb\xbf" + line
 
 
+def test_behind_a_bom_too_the_first_line_tells_whether_data_is_json() -> None:
+    text = b"\xef\xbb\xbfdata: text\ndata: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n"
+    assert in_every_way(text) == text
+    assert in_every_way(text.replace(b"text", b"[")) == (b"\xef\xbb\xbfdata: [\ndata: [1, 2, 3, 4, 5, 6,\ndata:  7, 8, 9]\n\n")
+
+
+@pytest.mark.parametrize("spaces", [8, 14, 30, 300])
+def test_the_cuts_of_the_stream_do_not_tell_what_json_is(spaces: int) -> None:
+    in_every_way(b"data: {" + b" " * spaces + b'"a":1,"b":2,"c":3,"d":4}\n\n')
+
+
 # -- For all input
 
 values = st.recursive(
@@ -179,7 +202,10 @@ values = st.recursive(
     max_leaves=40,
 )
 documents = st.lists(values) | st.dictionaries(st.text(), values)
-separators = st.sampled_from([None, (",", ":"), (" ,\t ", " : "), (",     ", "       :")])
+separators = st.sampled_from(
+    [None, (",", ":"), (" ,\t ", " : "), (",     ", "       :"), (" " * 30 + ",", ":" + "\t" * 29), ("," + " " * 90, ":")]
+)
+indents = st.sampled_from([None, None, None, 1, 4, 40])
 places = st.lists(st.integers(0, 400), max_size=8)
 
 
@@ -187,6 +213,7 @@ places = st.lists(st.integers(0, 400), max_size=8)
     st.lists(documents, min_size=1, max_size=3),
     st.booleans(),
     separators,
+    indents,
     st.sampled_from(["\n", "\r\n", "\r"]),
     st.sampled_from(["data: ", "data:", "id: 1\ndata: ", "\ufeffdata: ", ": c\nevent: x\ndata:  "]),
     st.integers(16, 60),
@@ -197,20 +224,22 @@ def test_folding_changes_nothing_that_a_reader_of_json_sees(
     documents: list[object],
     ascii: bool,
     separators: tuple[str, str] | None,
+    indent: int | None,
     end: str,
     head: str,
     width: int,
     more: int,
     places: list[int],
 ) -> None:
-    texts = [json.dumps(document, ensure_ascii=ascii, separators=separators) for document in documents]
+    texts = [json.dumps(document, ensure_ascii=ascii, separators=separators, indent=indent) for document in documents]
+    texts = [text.replace("\n", f"{end}data: ") for text in texts]
     text = head.replace("\n", end) + (end * 2 + head.lstrip("\ufeff").replace("\n", end)).join(texts) + end * 2
     stream = text.encode(errors="surrogatepass")
     told: list[str] = []
     folded = fold(cut(stream, [place % (len(stream) + 1) for place in places]), over=width + more, width=width, told=told)
     before, after = list(read_events([stream])), list(read_events(folded))
     assert [json.loads(event.data) for event in after] == [json.loads(event.data) for event in before]
-    assert [event.data.replace("\n", "") for event in after] == [event.data for event in before]
+    assert [event.data.replace("\n", "") for event in after] == [event.data.replace("\n", "") for event in before]
     assert [(event.id, event.event) for event in after] == [(event.id, event.event) for event in before]
     assert not told
     for line in lines(folded):

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware import MemoryGovernor
+from ssemiddleware import memory as memory_module
 from ssemiddleware.cgroup import Reading
 from ssemiddleware.memory import MemoryGauge
 
@@ -295,6 +296,62 @@ def test_the_gauge_is_read_each_100_ms_however_many_ask() -> None:
         clock.now = 1000.0 + step / 1000
         governor.next_pause()
     assert gauge.readings == 10
+
+
+@pytest.mark.parametrize(
+    ("shares", "state"),
+    [([0.79], "normal"), ([0.80], "high"), ([0.92], "critical"), ([0.92, 0.75], "high"), ([0.92, 0.69], "normal")],
+    ids=str,
+)
+def test_the_state_is_told_between_the_marks(shares: list[float], state: str) -> None:
+    gauge, clock = Gauge(), Clock()
+    governor = MemoryGovernor(read=gauge.read, clock=clock)
+    for share in shares:
+        gauge.used = round(1000 * share)
+        clock.now += 0.2
+        assert governor.read() == (gauge.used, 1000)
+    assert governor.state == state
+    assert governor.is_critical == (state == "critical")
+
+
+def test_memory_that_was_freed_is_given_back_while_it_is_short_and_each_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[float] = []
+    gauge, clock = Gauge(), Clock()
+    monkeypatch.setattr(memory_module, "give_back_memory", lambda: given_back.append(clock.now))
+    governor = MemoryGovernor(read=gauge.read, clock=clock)
+    for share in [0.5] * 10 + [0.85] * 25 + [0.6] * 10:
+        gauge.used = round(1000 * share)
+        clock.now = round(clock.now + 0.1001, 4)
+        governor.next_pause()
+    assert [round(at - given_back[0], 1) for at in given_back] == [0.0, 1.0, 2.0]
+
+
+GIVES_BACK = """
+import os, psutil
+from ssemiddleware.memory import give_back_memory
+kept = []
+blocks = [bytearray(20_000) for _ in range(10_000)]  # below the size that the allocator maps by itself
+kept = blocks[::100]
+del blocks
+before = psutil.Process().memory_info().rss
+assert give_back_memory()
+assert before - psutil.Process().memory_info().rss > 50 << 20
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
+def test_the_allocator_gives_back_what_was_freed() -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "1"}
+    subprocess.run([sys.executable, "-c", GIVES_BACK], env=environment, check=True, timeout=60)
+
+
+@pytest.mark.parametrize("error", [AttributeError, ValueError, OSError], ids=["no confstr", "no such name", "musl"])
+def test_another_allocator_is_left_alone(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
+    def confstr(name: str) -> str:
+        raise error(name)
+
+    monkeypatch.setattr(os, "confstr", confstr)
+    assert not memory_module.give_back_memory()
 
 
 def test_one_thread_reads_for_all() -> None:

@@ -455,6 +455,14 @@ def test_what_the_application_raises_after_its_stream_has_ended_is_logged(caplog
     assert str(record.exc_info[1]) == "too late"
 
 
+def test_no_heartbeat_divides_an_event_whose_first_half_was_written() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [EVENT_STREAM])(b"data: 1")
+        return iter([b"", b"\n\n", b"", b"data: 2\n\n"])
+
+    assert respond(application, INLINE, heartbeat=1e-9).body() == b"data: 1\n\n:\ndata: 2\n\n"
+
+
 def test_a_write_to_a_stream_that_has_ended_raises_in_the_application() -> None:
     outcome: list[BaseException] = []
     sleeping, wakes, ended = threading.Event(), threading.Event(), threading.Event()

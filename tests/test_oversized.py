@@ -226,6 +226,27 @@ def test_whole_small_events_pass_without_a_copy(oversized: object) -> None:
     assert blocks[0] is block
 
 
+def test_an_empty_block_changes_nothing_between_cr_and_lf_either() -> None:
+    stream = b"\xef\xbb\xbfdata: [1,\r\ndata: 2, 3, 4, 5, 6, 7]\r\n\r\ndata: text of some length\r\n\r\n"
+    for make in (lambda: Folding(over=16, width=16), lambda: Fragmenting(over=16, size=16)):
+        left = []
+        for empty in ([], [b""]):
+            step = make()
+            blocks = [block for index in range(len(stream)) for block in (*empty, stream[index : index + 1])]
+            left.append([piece for block in blocks for piece in step.feed(block)])
+        assert left[0] == left[1]
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
+def test_a_block_of_whole_small_events_is_not_searched(line_end: bytes) -> None:
+    block = b"data: 1\n\ndata: [2, 3]\n\n".replace(b"\n", line_end)
+    for step in (Folding(over=1000, width=1000), Fragmenting(over=1000, size=1000)):
+        assert step.passes(block)
+        for _ in step.feed(b"data: [1"):
+            pass
+        assert not step.passes(block), "it belongs to what came before"
+
+
 # -- The line in the log
 
 JSON_LINE = b"data: " + json.dumps(["x" * 100] * 1000).encode() + b"\n\n"

@@ -198,6 +198,56 @@ def test_a_server_that_hides_its_worker_has_none() -> None:
     assert servers.find_worker({"gunicorn.socket": object()}) is None
 
 
+class ThreadWorker(SyncWorker):
+    """Looks like gunicorn's gthread worker."""
+
+    cfg = holder(threads=32)
+
+
+class Responder:
+    """Looks like a2wsgi's, and calls an application as that does."""
+
+    executor = holder(_max_workers=10)
+
+    def wsgi(self, application: Callable[[], object]) -> object:
+        return application()
+
+
+class WaitressChannel:
+    server = holder(adj=holder(threads=4))
+
+    def check_client_disconnected(self) -> bool:
+        return False
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize(
+    ("environ", "call", "threads"),
+    [
+        ({"gunicorn.socket": object()}, ThreadWorker().handle_request, 32),
+        ({"gunicorn.socket": object()}, SyncWorker().handle_request, None),
+        ({"waitress.client_disconnected": WaitressChannel().check_client_disconnected}, lambda ask: ask(), 4),
+        ({"waitress.client_disconnected": object()}, lambda ask: ask(), None),
+        ({"asgi.scope": {}}, Responder().wsgi, 10),
+        ({"asgi.scope": {}}, lambda ask: ask(), None),
+        ({}, Responder().wsgi, None),
+        ({}, lambda ask: ask(), None),
+    ],
+    ids=["gthread", "gunicorn sync", "waitress", "not waitress", "a2wsgi", "not a2wsgi", "not asgi", "nothing"],
+)
+def test_threads_are_counted_where_the_server_shows_them(
+    environ: dict[str, object], call: Callable[[Callable[[], object]], object], threads: int | None
+) -> None:
+    assert call(lambda: servers.count_threads(environ)) == threads
+
+
+@pytest.mark.usefixtures("no_workers")
+def test_a_worker_that_loads_the_application_is_found_without_a_request() -> None:
+    found = ThreadWorker().handle_request(servers.find_calling_worker)
+    assert isinstance(found, servers.Worker)
+    assert found.threads == 32
+
+
 def test_threads_can_be_started_but_under_geventless_greenlets() -> None:
     class Input:
         __module__ = "gevent.pywsgi"

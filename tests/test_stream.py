@@ -15,7 +15,7 @@ from ssemiddleware.cgroup import Reading
 from ssemiddleware.event_reader import read_events
 from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position
 from ssemiddleware.hand_off import HandOff
-from ssemiddleware.inline import InlineStart, InlineStream
+from ssemiddleware.inline import Begun, InlineStart, InlineStream
 from ssemiddleware.relay import Relay
 from ssemiddleware.stream import AnnouncedStream, Ending, Stream, StreamBroken
 from ssemiddleware.turns import Turn, Turns
@@ -358,8 +358,7 @@ class Inline:
         amended = position or Position()
         start = InlineStart(
             lambda *args: lambda block: None,
-            lambda: place_of(self.stream),
-            lambda status, headers: (headers, amended, None),
+            lambda status, headers, place: Begun(place or place_of(self.stream), headers, amended, None),
             100,
         )
         start("200 OK", [EVENT_STREAM])

@@ -6,7 +6,6 @@ import re
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-import psutil
 from flask import Flask, Response, abort, request
 
 from ssemiddleware import Event
@@ -18,9 +17,9 @@ if TYPE_CHECKING:
 
 
 def create_flask_app() -> Flask:
-    """Return the application with its five streams."""
+    """Return the application with its four streams."""
     app = Flask(__name__, static_folder=None)
-    for view in (ticker, silent, burst, large, memory):
+    for view in (ticker, silent, burst, large):
         app.add_url_rule(f"/{view.__name__}", view_func=view)
     app.add_url_rule("/large.json", view_func=large_without_stream)
     return app
@@ -49,11 +48,6 @@ def large() -> Response:
 def large_without_stream() -> Response:
     """The data of that event as an ordinary response: what to compare it with. It also makes the event, if that is not done."""
     return Response(large_json(asked_bytes()), mimetype="application/json")
-
-
-def memory() -> Response:
-    """The resident memory of this process, twice a second."""
-    return event_stream(memory_readings(request.environ))
 
 
 def event_stream(blocks: Iterator[bytes]) -> Response:
@@ -86,12 +80,3 @@ def small_events(number: int) -> Iterator[bytes]:
     for index in range(1, number + 1):
         yield b"data: %d\n\n" % index  # not Event: the way of the bytes is measured, not their making
     yield bytes(Event(str(number), event="end"))
-
-
-def memory_readings(environ: WSGIEnvironment) -> Iterator[bytes]:
-    """Yield the resident bytes, twice a second."""
-    process = psutil.Process()
-    while True:
-        yield bytes(Event(json={"rss": process.memory_info().rss}))
-        if client_left_during_pause(environ, 0.5):
-            return

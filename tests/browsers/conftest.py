@@ -90,6 +90,18 @@ def waitress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         yield server
 
 
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    """The demo, on a listening socket that is there already."""
+    folder = tmp_path_factory.mktemp("demo")
+    options = ("--config", "python:ssemiddleware.demo.gunicorn_settings")
+    with _serving(
+        folder, lambda fd: ("-m", "gunicorn", *options, "--bind", f"fd://{fd}", "ssemiddleware.demo:create_app()")
+    ) as server:
+        yield server
+    assert "Traceback" not in (folder / "log").read_text(), (folder / "log").read_text()
+
+
 @contextmanager
 def _serving(folder: Path, arguments: Callable[[int], tuple[str, ...]]) -> Iterator[Server]:
     """Start Python with *arguments*, which are given a listening socket; its journal is in *folder*."""

@@ -173,7 +173,7 @@ def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict
 
 def look_inside(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     gc.collect()
-    stats = app_for_many_streams.stats()
+    stats = app_for_many.stats()
     inside = {
         "open": stats.open,
         "ended": dict(stats.ended),
@@ -237,8 +237,8 @@ HEARTBEAT = 0.3  # seconds, so that a test need not wait long
 
 app = SSEMiddleware(play)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
+app_for_many = SSEMiddleware(play, max_streams=1000)
 app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0)
-app_for_many_streams = SSEMiddleware(play, max_streams=10_000)
 
 
 def app_with_hidden_clients(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

@@ -18,7 +18,7 @@ from .steps import Step, event, large_event, pause, repeat, wait_for_the_end
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
-APPLICATION = "live.applications:app_for_many_streams"
+APPLICATION = "live.applications:app_for_many"
 WARM_UP, STREAMS = 1500, 2000  # after 500, the allocator's arenas are still filling: 36 MB become 38, and stay there
 AT_ONCE = 16
 WITHIN = 60.0  # seconds

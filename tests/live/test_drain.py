@@ -184,6 +184,7 @@ def test_nothing_of_it_is_an_error_in_the_log(drained: Drained) -> None:
 def test_a_stream_in_full_flow_ends_within_a_second(kind: Kind, serve: Start, measure: Measure) -> None:
     server = serve(kind)
     connection = server.open(repeat(event("tick")), headers=EVENT_SOURCE)
+    connection.read_until(b"tick")
     connection.read_for(0.3)
     told_at = time.monotonic()
     server.process.send_signal(signal.SIGTERM)

@@ -109,7 +109,7 @@ def test_an_inline_application_is_closed_on_the_servers_thread_when_it_yields(si
 
 @pytest.mark.parametrize("kind", ALL_SERVERS, ids=str)
 def test_fifty_visits_leave_no_descriptor_and_no_thread_behind(kind: Kind, pool: Pool) -> None:
-    server = pool.get(kind)
+    server = pool.get(kind, "live.applications:app_for_many")  # a place may be free only half a second after a leave
     # A server with one thread in all takes half a second for a visit to a silent stream, so there it ticks.
     rest = repeat(pause(0.01), event("tick")) if kind in (SYNC, WSGIREF) else wait_for_the_end()
     at_once = 1 if kind in (SYNC, WSGIREF) else 10

@@ -1,14 +1,14 @@
-// The page: tickers, tests, memory, headers and terminal lines. The large event has a module of its own.
+// The page: tickers, tests, headers and terminal lines. The large event and the memory have modules of their own.
 
 import { runLarge, runPlain } from "./large-event.js";
+import { beginBand, isUnderPressure, makeMemoryCard, settleMemory } from "./memory.js";
 import {
-  SIDES, STATES, Stopped, UNNAMED_EVENT, byId, clearPanel, closeStream, element, followState, makePanels, megabytes, now, openStream,
+  SIDES, STATES, Stopped, UNNAMED_EVENT, byId, clearPanel, closeStream, element, followState, makePanels, now, openStream,
   readStream, showActivity, showBars, showOpenStreams, showResult, showState, troubleOf, trySide, whole,
 } from "./shared.js";
 
 const BURST_EVENTS = 100000;
 const ROUNDS = 3; // a single run says little: the first one warms up, and the machine has other things to do
-const MEMORY_SECONDS = 120;
 const LANE_SECONDS = 30;
 
 const seconds = value => `${value.toFixed(value < 10 ? 2 : 1)} s`;
@@ -113,7 +113,7 @@ function refreshTickers() {
 
 function settlePauses() {
   tickers.forEach(settleTicker);
-  settleMemory();
+  settleMemory(pauses.has(TAB_HIDDEN) ? TAB_HIDDEN : "", running !== null);
 }
 
 function pauseWhileHidden() {
@@ -159,7 +159,7 @@ function showButtons() {
     button.dataset.label ??= button.textContent;
     button.textContent = mine ? "Stop" : button.dataset.label;
     button.classList.toggle("stops", mine);
-    button.disabled = running !== null && !mine;
+    button.disabled = !mine && (running !== null || isUnderPressure()); // under pressure its streams would wait, or be sent away
   }
 }
 
@@ -283,124 +283,6 @@ function burstInWords([bare, wrapped]) {
   const ratio = wrapped / bare;
   if (ratio > 0.95 && ratio < 1.05) return ["Wrapped and bare were about equally fast."];
   return [`Wrapped: ${ratio.toFixed(ratio < 10 ? 1 : 0)} times the events per second of bare${ratio < 1 ? ", so it was slower" : ""}.`];
-}
-
-/* ---- Memory ---- */
-
-const memory = { wanted: true, source: null, readings: [], bands: [] };
-
-function settleMemory() {
-  const due = memory.wanted && !pauses.has(TAB_HIDDEN);
-  if (due && !memory.source) startMemory();
-  if (!due) stopMemory(memory.wanted ? `Paused: ${TAB_HIDDEN}.` : "Stopped.");
-  byId("memory-button").textContent = memory.wanted ? "Stop" : "Start";
-  byId("memory-button").classList.toggle("stops", memory.wanted);
-}
-
-function startMemory() {
-  memory.source = openStream("/wrapped/memory");
-  showMemoryState();
-  memory.source.addEventListener("open", () => showMemoryState());
-  memory.source.addEventListener("error", () => showMemoryState(troubleOf(memory.source)));
-  memory.source.addEventListener(UNNAMED_EVENT, event => noteMemory(JSON.parse(event.data).rss));
-}
-
-function stopMemory(reason) {
-  if (memory.source) closeStream(memory.source);
-  memory.source = null;
-  showState({ state: byId("memory-state") }, "CLOSED");
-  byId("memory-note").textContent = reason;
-}
-
-function showMemoryState(trouble = "") {
-  const state = STATES[memory.source.readyState];
-  showState({ state: byId("memory-state") }, state === "CLOSED" ? "FAILED" : state, state);
-  byId("memory-note").textContent = trouble;
-}
-
-function noteMemory(bytes) {
-  memory.readings.push({ at: now(), bytes });
-  memory.readings = memory.readings.filter(reading => now() - reading.at <= MEMORY_SECONDS);
-  memory.bands = memory.bands.filter(band => now() - (band.end ?? now()) <= MEMORY_SECONDS);
-  showMemory(bytes);
-}
-
-/** Marks from now on which side's test runs; whoever begins a band sets its end. */
-function beginBand(side) {
-  const band = { side, start: now(), end: null };
-  memory.bands.push(band);
-  return band;
-}
-
-function showMemory(bytes) {
-  const peak = Math.max(...memory.readings.map(reading => reading.bytes));
-  byId("memory-now").textContent = megabytes(bytes);
-  byId("memory-peak").textContent = megabytes(peak);
-  byId("memory-graph").setAttribute("aria-label", `Resident memory: now ${megabytes(bytes)}, highest ${megabytes(peak)}`);
-  drawMemory(peak);
-}
-
-function svg(name, attributes = {}, ...children) {
-  const made = document.createElementNS("http://www.w3.org/2000/svg", name);
-  for (const [key, value] of Object.entries(attributes)) made.setAttribute(key, value);
-  made.append(...children);
-  return made;
-}
-
-function drawMemory(peak) {
-  const graph = byId("memory-graph");
-  const area = { left: 44, right: graph.clientWidth - 4, top: 8, bottom: graph.clientHeight - 22 };
-  const step = axisStep(peak / 1e6);
-  const most = step * 4;
-  const scale = {
-    x: at => area.right - ((now() - at) / MEMORY_SECONDS) * (area.right - area.left),
-    y: value => area.bottom - (value / most) * (area.bottom - area.top),
-  };
-  const drawing = svg("svg", { viewBox: `0 0 ${graph.clientWidth} ${graph.clientHeight}`, "aria-hidden": "true" });
-  drawing.append(stripes(), ...bands(area, scale), ...valueAxis(area, scale, step), ...timeAxis(area), curve(scale));
-  graph.replaceChildren(drawing);
-}
-
-/** Returns a round distance of the four grid lines, so that the highest reading stays below the top one. */
-function axisStep(peak) {
-  return [5, 10, 20, 25, 50, 100, 200, 250, 500, 1000, 2000].find(step => step * 4 >= peak * 1.1) ?? Math.ceil(peak / 3);
-}
-
-function stripes() {
-  const line = svg("path", { d: "M0 0V8", class: "stripe" });
-  return svg("defs", {}, svg("pattern", { id: "stripes", width: 8, height: 8, patternUnits: "userSpaceOnUse", patternTransform: "rotate(45)" }, line));
-}
-
-function bands(area, scale) {
-  return memory.bands.map(({ side, start, end }) => {
-    const left = Math.max(area.left, scale.x(start));
-    const width = Math.max(2, scale.x(end ?? now()) - left);
-    return svg("rect", { class: `band ${side}`, x: left, width, y: area.top, height: area.bottom - area.top });
-  });
-}
-
-function valueAxis(area, scale, step) {
-  return [0, 1, 2, 3, 4].flatMap(index => {
-    const y = scale.y(index * step);
-    const label = svg("text", { x: area.left - 6, y: y + 4, "text-anchor": "end" }, `${index * step}`);
-    return [svg("line", { class: "grid", x1: area.left, x2: area.right, y1: y, y2: y }), label];
-  });
-}
-
-function timeAxis(area) {
-  const labels = [[area.left, "start", "2 min ago"], [(area.left + area.right) / 2, "middle", "1 min ago"], [area.right, "end", "now"]];
-  return labels.map(([x, anchor, words]) => svg("text", { x, y: area.bottom + 17, "text-anchor": anchor }, words));
-}
-
-/** Draws the readings, with a gap where none were taken. */
-function curve(scale) {
-  let previous = -Infinity;
-  const steps = memory.readings.map(({ at, bytes }) => {
-    const letter = at - previous > 5 ? "M" : "L";
-    previous = at;
-    return `${letter}${scale.x(at).toFixed(1)} ${scale.y(bytes / 1e6).toFixed(1)}`;
-  });
-  return svg("path", { class: "reading", d: steps.join("") });
 }
 
 /* ---- Response headers ---- */
@@ -556,10 +438,7 @@ async function start() {
   for (const button of document.querySelectorAll("[data-run]")) {
     button.addEventListener("click", () => onRunButton(button.dataset.run));
   }
-  byId("memory-button").addEventListener("click", () => {
-    memory.wanted = !memory.wanted;
-    settleMemory();
-  });
+  makeMemoryCard(settlePauses, showButtons);
   const environment = await loadEnvironment();
   showEnvironment(environment);
   showCurlLines(environment.django !== null);

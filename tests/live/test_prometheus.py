@@ -1,0 +1,143 @@
+"""One of many processes answers Prometheus for all of them."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from itertools import chain
+from pathlib import Path
+
+import psutil
+import pytest
+from prometheus_client.parser import text_string_to_metric_families as parse
+
+from ssemiddleware.stream import REASONS
+
+from .client import Connection, Headers, TooLate
+from .conftest import Start
+from .serving import ANNOUNCED, EVENT_SOURCE, PATHS, START_WITHIN, Kind, Server, gunicorn
+from .steps import event, repeat, wait_for_the_end
+
+pytestmark = pytest.mark.live
+
+EVENTS = 10
+WORKERS = "--workers=2", "--threads=10", "--config=python:live.metrics_application"
+KINDS = [
+    gunicorn("gthread", *WORKERS, name="gunicorn gthread with two workers"),
+    gunicorn("gthread", *WORKERS, "--preload", name="gunicorn gthread with two workers, preloaded"),
+    gunicorn("gevent", *WORKERS, name="gunicorn gevent with two workers"),
+]
+Numbers = dict[str, dict[str, float]]  # by name, and by the value of the label
+
+
+@pytest.fixture(params=KINDS, ids=str)
+def server(request: pytest.FixtureRequest, serve: Start, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Server:
+    monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
+    kind: Kind = request.param
+    server = serve(kind, "live.metrics_application:app_with_metrics")
+    deadline = time.monotonic() + START_WITHIN
+    while len(workers_of(server)) < 2:
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    for worker in workers_of(server):
+        with only(server, worker):
+            server.get("/ping", within=START_WITHIN)
+    return server
+
+
+def numbers(server: Server) -> Numbers:
+    """Return what /metrics shows of the application that plays."""
+    found: Numbers = {}
+    for family in parse(server.get("/metrics").body.decode()):
+        for sample in family.samples:
+            if sample.labels.pop("application") == "play":
+                found.setdefault(sample.name, {})["".join(sample.labels.values())] = sample.value
+    return found
+
+
+def numbers_once(server: Server, holds: Callable[[Numbers], object], *, within: float = 5) -> Numbers:
+    deadline = time.monotonic() + within
+    while not holds(found := numbers(server)):
+        if time.monotonic() > deadline:
+            raise TooLate(f"not within {within} s: {found}")
+        time.sleep(0.05)
+    return found
+
+
+@contextmanager
+def only(server: Server, worker: psutil.Process) -> Iterator[None]:
+    """Have that worker answer: the kernel may give one of them every connection."""
+    others = [other for other in workers_of(server) if other != worker]
+    for other in others:
+        other.suspend()
+    try:
+        yield
+    finally:
+        for other in others:
+            other.resume()
+
+
+def workers_of(server: Server) -> list[psutil.Process]:
+    children: list[psutil.Process] = server.process.children()
+    return children
+
+
+def open_streams(server: Server, headers: Headers, *, seconds: float = 30) -> dict[psutil.Process, list[Connection]]:
+    """Return two streams that are open in each worker, behind their events."""
+    streams = {}
+    for worker in workers_of(server):
+        with only(server, worker):
+            steps = repeat(event("one"), times=EVENTS), wait_for_the_end(seconds)
+            streams[worker] = [server.open(*steps, headers=headers) for _ in range(2)]
+            for stream in streams[worker]:
+                stream.read_until(b"data: one\n\n" * EVENTS)
+                assert stream.header("X-Process") == str(worker.pid)
+    assert len(streams) == 2
+    return streams
+
+
+def total(found: Numbers, name: str) -> float:
+    return sum(found[f"ssemiddleware_{name}"].values())
+
+
+def test_any_worker_tells_of_the_streams_of_all(server: Server) -> None:
+    before = numbers(server)
+    assert total(before, "open_streams") == total(before, "events_total") == total(before, "ended_streams_total") == 0
+    assert set(before["ssemiddleware_ended_streams_total"]) == set(REASONS)
+    streams = open_streams(server, ANNOUNCED)
+    numbers_once(server, lambda found: total(found, "longest_silence_seconds") > 1 and total(found, "open_streams") == 4)
+    for worker in streams:
+        with only(server, worker):
+            found = numbers(server)
+        assert found["ssemiddleware_open_streams"] == {"announced": 4, "inline": 0}
+        assert found["ssemiddleware_events_total"] == {"in": 4 * EVENTS, "out": 4 * EVENTS}
+        assert found["ssemiddleware_memory_limit_bytes"][""] > found["ssemiddleware_memory_used_bytes"][""] > 0
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_when_all_streams_have_ended_none_is_open(server: Server, path: Headers) -> None:
+    streams = open_streams(server, path, seconds=3)
+    numbers_once(server, lambda found: total(found, "open_streams") == 4)
+    for stream in chain(*streams.values()):
+        stream.read_to_end()
+    ended = numbers_once(server, lambda found: found["ssemiddleware_ended_streams_total"]["application ended"] == 4)
+    assert total(ended, "open_streams") == total(ended, "held_bytes") == total(ended, "oldest_stream_seconds") == 0
+    assert total(ended, "events_total") == 2 * 4 * EVENTS
+
+
+def test_counters_never_go_down_and_what_a_killed_worker_had_open_is_forgotten(server: Server) -> None:
+    streams = open_streams(server, EVENT_SOURCE)
+    before = numbers_once(server, lambda found: total(found, "events_total") == 2 * 4 * EVENTS)
+    next(iter(streams)).kill()
+    after = numbers_once(server, lambda found: total(found, "open_streams") == 2, within=10)
+    for name in before:
+        assert not name.endswith("_total") or all(after[name][label] >= value for label, value in before[name].items()), name
+
+
+def test_what_a_worker_counts_as_it_goes_is_kept(server: Server) -> None:
+    worker, streams = next(iter(open_streams(server, EVENT_SOURCE).items()))
+    worker.terminate()
+    for stream in streams:
+        stream.read_to_end()
+    numbers_once(server, lambda found: found["ssemiddleware_ended_streams_total"]["drain"] == 2, within=10)
