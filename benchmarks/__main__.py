@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __doc__ as description
-from . import block_size, crowd, inline_cost, latency, memory_use, oversized, short_streams, throughput
+from . import block_size, container, crowd, inline_cost, latency, memory_use, oversized, short_streams, throughput
 from .machine import facts
 from .results import HEADINGS, Effort, Outcome, table
 
@@ -23,6 +23,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Outcome]] = {
     "throughput": throughput.measure,
     "latency": latency.measure,
     "memory": memory_use.measure,
+    "container": container.measure,
     "short-streams": short_streams.measure,
     "crowd": crowd.measure,
     "oversized": oversized.measure,

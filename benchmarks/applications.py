@@ -29,7 +29,8 @@ def bare(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[by
         answer = STOCK if stream == "stock" else b"%d" % os.getpid()
         start_response("200 OK", [("Content-Type", "application/json"), ("Content-Length", str(len(answer)))])
         return [answer]
-    events = events_of(stream)
+    last_event_id = environ.get("HTTP_LAST_EVENT_ID")
+    events = events_of(f"{stream}/{last_event_id}" if last_event_id else stream)  # behind that one
     start_response("200 OK", [("Content-Type", "text/event-stream")])
     return events
 

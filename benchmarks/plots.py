@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 # Okabe and Ito without their yellow, which nobody sees on white; black first.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vPX"
+_MOST_MARKERS = 15  # on a line
 _DASHES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)))
 _LINE_OF_TEXT = 12.0  # points from one name to the next
 _RIGHT = 0.8  # of the axes' width: what ends farther left is named where it is highest
@@ -72,11 +73,19 @@ def _draw_panel(axes: Axes, panel: Panel) -> None:
         axes.axhline(panel.level, color="#555555", linewidth=1)
     for curve, colour, marker, dashes in zip(panel.curves, _COLOURS, _MARKERS, _DASHES, strict=False):
         x, y = zip(*curve.points, strict=True)
-        axes.plot(x, y, color=colour, marker=marker, linestyle=dashes, linewidth=1.6, markersize=5)
+        axes.plot(x, y, color=colour, marker=marker, markevery=_every(x), linestyle=dashes, linewidth=1.6, markersize=5)
+    if panel.crosses:
+        x, y = zip(*panel.crosses, strict=True)
+        axes.scatter(x, y, s=70, color="#000000", marker="x", linewidths=2.2, zorder=3)
     axes.autoscale_view()  # so that it is known where the lines end
     if not panel.y_is_logarithmic:
         axes.set_ylim(bottom=0)
     _name_lines(axes, panel.curves)
+
+
+def _every(points: Sequence[float]) -> int:
+    """Return how many points there are to a marker: a marker at each of hundreds would hide the line."""
+    return 1 + len(points) // _MOST_MARKERS
 
 
 def _name_lines(axes: Axes, curves: Sequence[Curve]) -> None:

@@ -79,7 +79,7 @@ class Curve(NamedTuple):
 
 
 class Panel(NamedTuple):
-    """One pair of axes. *ticks*: where the x axis is labelled, and how. *level*: a y that is marked."""
+    """One pair of axes. *ticks*: where the x axis is labelled, and how. *level*: a y, *crosses*: points that are marked."""
 
     title: str
     x_label: str
@@ -89,6 +89,7 @@ class Panel(NamedTuple):
     x_is_logarithmic: bool = False
     y_is_logarithmic: bool = False
     level: float | None = None
+    crosses: Sequence[tuple[float, float]] = ()
 
 
 @dataclass(frozen=True)

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import psutil
 
+from .memory_group import MemoryGroup
 from .reading import answer_of
 
 _STARTS_WITHIN = 30.0  # seconds
@@ -31,12 +32,13 @@ class Server(NamedTuple):
 
 
 def gunicorn(
-    worker_class: str, *, threads: int = 8, application: str = "applications:served"
+    worker_class: str, *, threads: int = 8, application: str = "applications:served", group: MemoryGroup | None = None
 ) -> contextlib.AbstractContextManager[Server]:
-    """Run gunicorn with one worker, one of our applications in it."""
+    """Run gunicorn with one worker, one of our applications in it; all of it in *group*."""
     options = f"--worker-class {worker_class} --threads {threads} --timeout 0 --graceful-timeout 1 --log-level warning"
     port = _free_port()
-    return _running(port, ["gunicorn", "--bind", f"127.0.0.1:{port}", *options.split(), f"benchmarks.{application}"])
+    module = ["gunicorn", "--bind", f"127.0.0.1:{port}", *options.split(), f"benchmarks.{application}"]
+    return _running(port, module, group)
 
 
 def uvicorn(application: str) -> contextlib.AbstractContextManager[Server]:
@@ -53,12 +55,12 @@ def _free_port() -> int:
 
 
 @contextlib.contextmanager
-def _running(port: int, module: list[str]) -> Iterator[Server]:
+def _running(port: int, module: list[str], group: MemoryGroup | None = None) -> Iterator[Server]:
     path = os.pathsep.join(filter(None, [str(ROOT), os.environ.get("PYTHONPATH")]))
     with tempfile.TemporaryFile("w+") as log:
-        process = subprocess.Popen(
-            [sys.executable, "-m", *module], env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=subprocess.STDOUT
-        )
+        command = [sys.executable, "-m", *module]
+        command = command if group is None else group.command(command)
+        process = subprocess.Popen(command, env={**os.environ, "PYTHONPATH": path}, stdout=log, stderr=subprocess.STDOUT)
         try:
             yield Server(port, _worker_that_answers(port, process))
         except Exception:

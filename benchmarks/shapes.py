@@ -54,13 +54,28 @@ def timed(count: int, microseconds: int) -> Iterator[bytes]:
         yield b"data: %d\n\n" % time.perf_counter_ns()
 
 
+def orders(count: int, size: int, first: int = 0) -> Iterator[bytes]:
+    """Yield events of about *size* bytes, each written with `json.dumps` from new data: stresses memory while one is made.
+
+    The data takes three times as many bytes as its JSON, for as long as it takes to write that.
+    """
+    for number in range(first + 1, count + 1):
+        yield b"id: %d\ndata: %s\n\n" % (number, json.dumps(_new_orders(size // 128)).encode())
+
+
+def _new_orders(count: int) -> list[dict[str, object]]:
+    return [{"order": 1_000_000 + number, "note": f"{number:010}".ljust(70, "."), "items": [number]} for number in range(count)]
+
+
 def idle() -> Iterator[bytes]:
     """Yield one event and then nothing for ever: stresses what a stream costs merely by being there."""
     yield b"data: here\n\n"
     threading.Event().wait()
 
 
-SHAPES: dict[str, Callable[..., Iterator[bytes]]] = {shape.__name__: shape for shape in (ready, fresh, written, timed, idle)}
+SHAPES: dict[str, Callable[..., Iterator[bytes]]] = {
+    shape.__name__: shape for shape in (ready, fresh, written, orders, timed, idle)
+}
 
 
 def events_of(stream: str) -> Iterator[bytes]:

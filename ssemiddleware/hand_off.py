@@ -20,17 +20,20 @@ from .event_stream import Event, count_event_ends, last_event_end, next_cut
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from .turns import Turn, Turns
+
 # Where threads are greenlets, a producer that never blocks would keep what it produced to itself: it gives way to a
 # consumer that it woke so many seconds ago. Longer, and events come late; shorter, and a burst is no longer joined.
 _GIVE_WAY_AFTER = 0.001
 _LOOK_UP_EVERY = 0.1  # seconds; how fast the end of a memory pause is seen
+_ASK_EVERY = 0.05  # seconds; the same for a turn
 
 
 class HandOff:
     """Blocks on their way from one thread to another; at most *read_ahead* bytes, and the block that exceeds them, wait.
 
     The producer stops at *read_ahead* and goes on below a quarter of it. *max_block*: bytes of the largest block that leaves.
-    *next_pause*: seconds to wait before more of an event stream is produced.
+    *next_pause*: seconds to wait before more of an event stream is produced. *turns*: whose turn it is to make a large block.
 
     The consumer's thread calls `wait`, `take` or `take_unchanged`; the producer's `hand_over`, `hand_over_all`, `tell` and
     `finish`; `close` may be called by any.
@@ -51,6 +54,8 @@ class HandOff:
         "_room",
         "_sent",
         "_taken",
+        "_turn",
+        "_turns",
         "_waiting",
         "_woken_at",
         "blocks_taken",
@@ -66,10 +71,13 @@ class HandOff:
         "send_deadline",
     )  # fmt: skip
 
-    def __init__(self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None) -> None:
+    def __init__(
+        self, *, read_ahead: int, max_block: int, next_pause: Callable[[], float] | None = None, turns: Turns | None = None
+    ) -> None:
         self._read_ahead = read_ahead
         self.max_block = max_block
         self._next_pause = next_pause
+        self._turns = turns
         self._waiting: deque[bytes] = deque()
         self._arrived = _Gate()  # where the consumer sleeps
         self._room = _Gate()  # where the producer sleeps
@@ -85,6 +93,7 @@ class HandOff:
         self._handed_over = 0  # bytes, as known when the producer last looked up
         self._is_full = False  # the producer waits for room
         self._woken_at = 0.0
+        self._turn: Turn | None = None  # held while a large block is made, or a first one
         # Written by the consumer.
         self.blocks_taken = 0  # as they were handed over
         self.events_taken = 0  # where blocks were joined, as if each had as many as the first
@@ -217,7 +226,7 @@ class HandOff:
             self._room.open()
 
     def _let_producer_go_on(self) -> None:
-        self._go_until = 0 if self._maybe_pause() else self._sent + self._read_ahead
+        self._go_until = 0 if self._turn is not None or self._maybe_pause() else self._sent + self._read_ahead
         if self.is_closed:  # asked last, since another thread may close
             self._go_until = 0
 
@@ -226,7 +235,9 @@ class HandOff:
     def hand_over(self, block: bytes) -> bool:
         """Hand *block* over just as it is, then wait for room and memory; return whether the hand-off is closed."""
         self._waiting.append(block)
-        return self.look_up(self._handed_over + (len(block) or 1))
+        size = len(block)
+        del block  # a large one may have left before the next is made
+        return self.look_up(self._handed_over + (size or 1), size)
 
     def hand_over_all(self, blocks: Iterable[bytes]) -> bool:
         """Hand over the blocks of an event stream to their end, or until the hand-off is closed; return whether it is.
@@ -242,8 +253,9 @@ class HandOff:
                 append(block)
                 handed_over += len(block)
             if handed_over >= self._go_until:
+                size = len(block)
                 block = b""  # a large one may have left before the next is made
-                if self.look_up(handed_over):
+                if self.look_up(handed_over, size):
                     return True
         self._handed_over = handed_over
         return self.is_closed
@@ -256,19 +268,24 @@ class HandOff:
 
     def finish(self) -> None:
         """Say that nothing comes any more."""
+        self._end_turn(0)
         self.is_finished = True
         self.tell()
 
-    def look_up(self, handed_over: int | None = None) -> bool:
-        """Do what the consumer asks for: wake it, give way, wait for room or for memory. Return whether to stop."""
+    def look_up(self, handed_over: int | None = None, last: int = 0) -> bool:
+        """Do what the consumer asks for: wake it, give way, wait for room or for memory. Return whether to stop.
+
+        *last*: bytes of the block that was handed over just now.
+        """
         if handed_over is not None:
             self._handed_over = handed_over
+            self._end_turn(last)
         if self._waiting:
             self._wake_consumer()
         if self._handed_over - self._sent >= self._read_ahead:
             self._wait_for_room()
-        if self._maybe_pause() and not self.is_closed:
-            self._wait_for_memory()
+        if self._must_wait(last) and not self.is_closed:
+            self._wait_for_memory(last)
         return self.is_closed
 
     def _maybe_pause(self) -> float:
@@ -303,16 +320,37 @@ class HandOff:
                 self.close()
         self._is_full = self.is_producer_waiting = False
 
-    def _wait_for_memory(self) -> None:
+    def _must_wait(self, last: int) -> bool:
+        return self._maybe_pause() > 0 or not self._has_turn(last)
+
+    def _wait_for_memory(self, last: int) -> None:
         began = now = time.monotonic()
         until = now + self._maybe_pause()
         self.is_producer_waiting = True
         self.pauses += 1
-        while now < until and not self.is_closed and self._maybe_pause():
+        while not self.is_closed:
+            if now >= until or not self._maybe_pause():
+                if self._has_turn(last, now - began):
+                    break
+                until = now + _ASK_EVERY
             self._room.wait(min(until - now, _LOOK_UP_EVERY))
             now = time.monotonic()
         self.paused += now - began
         self.is_producer_waiting = False
+
+    def _has_turn(self, last: int, waited: float = 0.0) -> bool:
+        """Take a turn if the next block may be large: the first, or behind a large one. Return False if none is to be had."""
+        may_be_large = last >= self._read_ahead or not self._handed_over
+        if may_be_large and self._turns is not None and self.is_event_stream:
+            self._turn = self._turns.maybe_begin(last, waited)
+            self._go_until = 0  # so that the end of it is seen
+            return self._turn is not None
+        return True
+
+    def _end_turn(self, size: int) -> None:
+        if self._turn is not None and self._turns is not None:
+            self._turns.end(self._turn, size)
+            self._turn = None
 
 
 class _Gate:

@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
     from .admission import Place
+    from .turns import Turn, Turns
 
 _LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, while blocks come
+_ASK_EVERY = 0.05  # seconds between two questions for a turn
 # A look at the clock is the dearest thing here. Blocks that follow each other so fast (seconds for four) are not looked at
 # one by one: the clock is read for each fourth.
 _FAST = 0.002
@@ -118,10 +120,10 @@ class InlineStart:
 class InlineStream:
     """An iterable for the server in place of *iterable*; whether it is an event stream is known with its first block.
 
-    *begin* gives the `Ending` of the stream, and is called once it is known to be one; *send_away* answers in place of one that
-    gets no place. *heartbeat*: seconds after which a
-    ``b""`` from the application becomes a heartbeat. *next_pause*: seconds to wait before the next pull. *has_body*: False for
-    HEAD, which an endless stream must not keep waiting. For the server's thread.
+    *begin* gives the `Ending` of the stream, and is called once it is known to be one; *send_away* answers in place of one
+    that gets no place. *heartbeat*: seconds after which a ``b""`` from the application becomes a heartbeat. *next_pause*:
+    seconds to wait before the next pull. *turns*: whose turn it is to make a large block. *has_body*: False for HEAD, which an
+    endless stream must not keep waiting. For the server's thread.
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class InlineStream:
         max_block: int,
         heartbeat: float | None,
         next_pause: Callable[[], float] | None,
+        turns: Turns | None = None,
         has_body: bool,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
@@ -147,6 +150,8 @@ class InlineStream:
         self.max_block = max_block
         self.heartbeat = heartbeat
         self._next_pause = next_pause
+        self._turns = turns
+        self._turn: Turn | None = None  # held while a large block is made, or the first one
         self._has_body = has_body
         self.clock = clock
         self._sleep = sleep or time.sleep  # looked up late: greenlets have another one
@@ -194,17 +199,41 @@ class InlineStream:
         assert self._start.place is not None
         return self._start.place
 
-    def pause_for_memory(self) -> bool:
-        """Wait before the next pull if memory is short; return whether it was."""
-        if self._next_pause is None or not self._next_pause():
-            return False
-        began = self.clock()
-        until = began + self._next_pause()
-        while self.clock() < until and self._next_pause():
-            self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - self.clock())))
+    def pause_for_memory(self, last: int | None) -> bool:
+        """Wait before the next pull if memory is short; return whether what comes is to be looked at.
+
+        *last*: bytes of the block before, None without one.
+        """
+        if not self._maybe_pause() and self._has_turn(last):
+            return self._turn is not None
+        began = now = self.clock()
+        until = began + self._maybe_pause()
+        while True:
+            if now >= until or not self._maybe_pause():
+                if self._has_turn(last, now - began):
+                    break
+                until = now + _ASK_EVERY
+            self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - now)))
+            now = self.clock()
         self.place.carried.pauses += 1
-        self.place.carried.paused_seconds += self.clock() - began
+        self.place.carried.paused_seconds += now - began
         return True
+
+    def _maybe_pause(self) -> float:
+        return 0.0 if self._next_pause is None else self._next_pause()
+
+    def _has_turn(self, last: int | None, waited: float = 0.0) -> bool:
+        """Take a turn if the next block may be large: the first, or behind a large one. Return False if none is to be had."""
+        if self._turns is None or (last is not None and last <= self.max_block):
+            return True
+        self._turn = self._turns.maybe_begin(last or 0, waited)
+        return self._turn is not None
+
+    def end_turn(self, size: int) -> None:
+        """Say that a block of *size* bytes has come, 0 for the end."""
+        if self._turn is not None and self._turns is not None:
+            self._turns.end(self._turn, size)
+            self._turn = None
 
     def _run(self) -> Generator[bytes, None, None]:
         # One generator and no call for a block that follows closely: this loop is what a small event costs.
@@ -233,6 +262,7 @@ class InlineStream:
             looks = _Looks(self, blocks)
             yield from looks.before(first)
             del first  # a large one may have left before the next is made
+            looks.before_next_pull()
             clock, most, passes, seen_at, previous = self.clock, *self._quick_look(), 0.0, b""
             for block in blocks if not looks.are_over else ():
                 if type(block) is bytes and block and (size := len(block)) <= most and (passes is None or passes(block)):
@@ -254,9 +284,10 @@ class InlineStream:
                 self._count_passed(blocks_passed + run - unseen, passed, last)
                 passed = blocks_passed = run = 0
                 yield from looks.before(block, previous, last)
-                block = b""
                 if looks.are_over:
                     return
+                block = b""
+                looks.before_next_pull()
                 unseen, previous, last = 0, b"", b""
             yield from self._rest()
         except GeneratorExit:
@@ -272,6 +303,7 @@ class InlineStream:
         finally:
             self._count_passed(blocks_passed + run - unseen, passed, last)
             self._stream.end(ENDED)  # unless there was another reason before
+            self.end_turn(0)
             start.leave()
 
     def _count_passed(self, blocks: int, size: int, last: bytes) -> None:
@@ -316,7 +348,7 @@ class InlineStream:
     def _begins_without_body(self) -> bool:
         """Wait for memory before the first pull; HEAD pulls nothing."""
         if self._has_body:
-            self.pause_for_memory()
+            self.pause_for_memory(None)
         return not self._has_body
 
 
@@ -331,12 +363,15 @@ class _Looks:
         self._ending = inline.ending = inline.begin()
         self._position = inline.position
         self._silent_since = inline.clock()
+        self._size = 0  # of the block that came last
         self._has_begun = False  # the application has yielded a byte
         self._has_beaten = False  # a heartbeat has left, so that a BOM behind it would be none
 
     def before(self, block: bytes, previous: bytes = b"", last: bytes = b"") -> Iterator[bytes]:
         """Yield what leaves for *block*; *previous* and *last* are the last blocks that left without a look, if some did."""
         block = only_bytes(block)
+        self._size = len(block)
+        self._inline.end_turn(self._size)
         now = self._inline.clock()
         self._inline.place.carried.count_in(block)
         if previous:
@@ -363,8 +398,11 @@ class _Looks:
         if not has_left:  # PEP 3333: a block for a block, so that the server can do other work
             yield self._heartbeat_or_nothing(now)
         self.next_at = now + _LOOK_UP_EVERY if self._has_begun and not self._inline.is_holding else 0.0
-        if self._inline.pause_for_memory():
-            self.next_at = now
+
+    def before_next_pull(self) -> None:
+        """Wait if memory is short, and look at the next block then, or if that may be a large one."""
+        if not self.are_over and self._inline.pause_for_memory(self._size):
+            self.next_at = 0.0
 
     def _note(self, block: bytes, now: float) -> None:
         self._silent_since = self._inline.place.sent_at = now

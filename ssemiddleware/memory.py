@@ -25,6 +25,7 @@ from typing import Literal
 import psutil
 
 from .cgroup import CgroupMemory, Reading
+from .turns import Turns
 
 Source = Literal["cgroup", "machine", "process"]
 State = Literal["normal", "high", "critical"]
@@ -141,7 +142,8 @@ class MemoryGovernor:
     *limit*: see `MemoryGauge`. *low*, *high*, *critical*: marks, as shares of the limit. Pauses begin above *high* and end, for
     all streams at once, below *low*; between them what was the case goes on. Above *critical* no stream is admitted, and if it
     lasts some are ended. *pause*: the longest wait before one block, in seconds, reached at the limit. Resident memory often
-    does not fall although its cause is gone, hence the bound: with nothing else to do, every stream still moves.
+    does not fall although its cause is gone, hence the bound: with nothing else to do, every stream still moves. Streams make
+    large blocks at the same time only as far as the memory below *critical* suffices for that: see `turns`.
 
     *read*: how the used bytes and the limit are found, instead of a `MemoryGauge` on *limit*. May be called by any thread.
     """
@@ -175,6 +177,7 @@ class MemoryGovernor:
         self._read_at = -math.inf
         self._gave_back_at = -math.inf
         self._failed = False
+        self.turns = Turns(self.read, low=low, critical=critical, short=self._maybe_give_back, clock=clock)
 
     def __repr__(self) -> str:
         marks = f"low={self.low}, high={self.high}, critical={self.critical}"
@@ -228,8 +231,13 @@ class MemoryGovernor:
                 _log.exception("memory cannot be read; streams go on without backpressure from it")
             return
         self._pause_now = self._pause_for(self._last.share)
-        if self._pause_now and self._read_at - self._gave_back_at >= _GIVE_BACK_EVERY:
-            self._gave_back_at = self._read_at
+        if self._pause_now:
+            self._maybe_give_back()
+
+    def _maybe_give_back(self) -> None:
+        now = self._clock()
+        if now - self._gave_back_at >= _GIVE_BACK_EVERY:
+            self._gave_back_at = now
             give_back_memory()
 
     def _pause_for(self, share: float) -> float:

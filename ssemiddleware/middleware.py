@@ -39,6 +39,8 @@ from .stream import CLIENT_GONE, DRAIN, ENDED, RAISED, SHED, AnnouncedStream, En
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .turns import Turns
+
 _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
@@ -196,6 +198,7 @@ class SSEMiddleware:
             max_block=self.max_block,
             heartbeat=self.heartbeat,
             next_pause=self._next_pause,
+            turns=self._turns,
             has_body=environ.get("REQUEST_METHOD") != "HEAD",
         )
 
@@ -220,7 +223,7 @@ class SSEMiddleware:
         # A compressing layer, inside or outside, would hold events back until it has enough of them.
         environ.pop("HTTP_ACCEPT_ENCODING", None)
         environ["wsgi.multithread"] = True
-        blocks = HandOff(read_ahead=self.read_ahead, max_block=self.max_block, next_pause=self._next_pause)
+        blocks = HandOff(read_ahead=self.read_ahead, max_block=self.max_block, next_pause=self._next_pause, turns=self._turns)
         relay = Relay(self.application, environ, blocks)
         try:
             relay.start()
@@ -317,6 +320,10 @@ class SSEMiddleware:
     @property
     def _next_pause(self) -> Callable[[], float] | None:
         return None if self.memory is None else self.memory.next_pause
+
+    @property
+    def _turns(self) -> Turns | None:
+        return None if self.memory is None else self.memory.turns
 
     def _amend(
         self, environ: WSGIEnvironment, status: str, headers: Headers

@@ -12,14 +12,14 @@ import contextvars
 import errno
 import logging
 import threading
-from itertools import count
+from itertools import count, islice
 from typing import TYPE_CHECKING, NamedTuple
 
 from .hand_off import HandOff
 from .headers import Headers, is_event_stream
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Iterator
 
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
@@ -169,21 +169,19 @@ class Relay:
         if self.blocks.look_up():
             return
         blocks = iter(iterable)
-        for first in blocks:
-            # Only now it is known what the response is: the application may have started it with its first block.
-            if self._hand_over(first):
-                return
-            del first  # a large one may have left before the next is made
-            break
+        # Only with the first block it is known what the response is: the application may have started it there.
+        if self._hand_over(list(islice(blocks, 1))):
+            return
         if self.blocks.is_event_stream:
             self.blocks.hand_over_all(blocks)
         else:
             any(map(self.blocks.hand_over, blocks))  # up to the first that finds the hand-off closed
 
-    def _hand_over(self, block: bytes) -> bool:
+    def _hand_over(self, block: list[bytes]) -> bool:
+        """Hand the only block over, if there is one, and keep no reference to it: a large one may leave in the meantime."""
         if self.blocks.is_event_stream:
-            return self.blocks.hand_over_all((block,))
-        return self.blocks.hand_over(block)
+            return self.blocks.hand_over_all(_emptied(block))
+        return any(map(self.blocks.hand_over, _emptied(block)))
 
     def _start_response(
         self, status: str, headers: Headers, exc_info: OptExcInfo | None = None, /
@@ -202,7 +200,7 @@ class Relay:
             exc_info = None
 
     def _write(self, block: bytes) -> None:
-        if self._hand_over(block):
+        if self._hand_over([block]):
             raise ClientLeft("the stream has ended")
 
     def _keep_error(self, attribute: str, error: BaseException) -> None:
@@ -211,6 +209,11 @@ class Relay:
                 setattr(self, attribute, error)
                 return
         _log_late(error)
+
+
+def _emptied(blocks: list[bytes]) -> Iterator[bytes]:
+    while blocks:
+        yield blocks.pop()
 
 
 def _log_late(error: BaseException) -> None:

@@ -11,12 +11,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware.admission import Admission, Place
+from ssemiddleware.cgroup import Reading
 from ssemiddleware.event_reader import read_events
 from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position
 from ssemiddleware.hand_off import HandOff
 from ssemiddleware.inline import Begun, InlineStart, InlineStream
 from ssemiddleware.relay import Relay
 from ssemiddleware.stream import AnnouncedStream, Ending, Stream, StreamBroken
+from ssemiddleware.turns import Turn, Turns
 
 from .applications import DEADLINE, EVENT_STREAM
 from .test_event_stream import streams
@@ -348,6 +350,7 @@ class Inline:
         heartbeat: float | None = 10.0,
         retry: int | None = None,
         position: Position | None = None,
+        turns: Turns | None = None,
     ) -> None:
         self.clock, self.client, self.stream, self.is_draining = Clock(), Client(), Stream(), False
         self.blocks = blocks
@@ -362,7 +365,7 @@ class Inline:
         ending = ending_of(self, retry)
         self.iterable = InlineStream(
             self._produce(), start, self.stream, lambda: ending, list, max_block=100, heartbeat=heartbeat,
-            next_pause=lambda: self.pauses[-1], has_body=True, clock=self.clock, sleep=self._sleep,
+            next_pause=lambda: self.pauses[-1], has_body=True, turns=turns, clock=self.clock, sleep=self._sleep,
         )  # fmt: skip
         self.iterator = iter(self.iterable)
 
@@ -461,6 +464,25 @@ def test_inline_the_application_is_pulled_later_while_memory_is_short() -> None:
     assert [at for at, _ in stream.rest()] == [0.5, 1.0, 1.5]
 
 
+def test_inline_a_large_block_is_made_when_it_is_its_turn() -> None:
+    class InThreeSeconds(OneTurn):
+        def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
+            return super().maybe_begin(last) if last == 0 or waited >= 3 else None
+
+    turns = InThreeSeconds()
+    blocks = [(0.0, b"data: 1\n\n"), (0.0, b"data: " + b"x" * 100 + b"\n\n"), (0.0, b"data: 2\n\n")]
+    received = Inline(blocks, turns=turns).rest()
+    assert received[0][0] == received[1][0] == 0
+    assert received[-1][0] == pytest.approx(3, abs=0.1)
+    assert turns.ended == [9, 9]
+
+
+def test_inline_an_empty_block_and_a_small_one_need_no_turn() -> None:
+    turns = OneTurn()
+    assert len(Inline([(0.0, b""), (0.0, b""), (0.0, b"data: 1\n\n"), (0.0, b"")], turns=turns).rest()) == 4
+    assert turns.ended == [0]
+
+
 # -- the hand-off, with its thread
 
 
@@ -536,6 +558,66 @@ def test_close_wakes_an_application_that_waits_for_memory() -> None:
     relay.close()
     assert relay.join(DEADLINE)
     relay.raise_error()
+
+
+def test_a_block_that_has_left_is_not_kept_while_the_next_one_waits() -> None:
+    class Watched(bytes):
+        def __del__(self) -> None:
+            gone.set()
+
+    gone = threading.Event()
+    relay = started(lambda: (Watched(b"x" * 100) for _ in range(1)), read_ahead=1)
+    assert gone.wait(DEADLINE)  # what waits is a copy, as exactly bytes
+    assert not relay.blocks.is_empty
+    relay.close()
+
+
+class OneTurn(Turns):
+    """Turns of which there is but one at a time, for a first block and behind one of 100 bytes."""
+
+    def __init__(self) -> None:
+        super().__init__(lambda: Reading(0, 1), low=0.7, critical=0.9)
+        self.free, self.asked, self.ended = True, threading.Event(), list[int]()
+
+    def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
+        self.asked.set()
+        return Turn(1, 1e9, is_first=not last) if self.free else None
+
+    def end(self, turn: Turn, size: int) -> None:
+        self.ended.append(size)
+
+
+def relay_with(turns: Turns, blocks: list[bytes]) -> Relay:
+    def application(environ: object, start_response: Callable[..., object]) -> Iterator[bytes]:
+        start_response("200 OK", [EVENT_STREAM])
+        return iter(blocks)
+
+    relay = Relay(application, {}, HandOff(read_ahead=100, max_block=1000, turns=turns))
+    relay.start()
+    return relay
+
+
+def test_a_turn_is_taken_for_the_first_block_and_behind_large_ones() -> None:
+    turns = OneTurn()
+    sent = [b"a" * 10, b"b" * 100, b"c" * 200, b"d" * 10, b"e" * 10]
+    assert everything(relay_with(turns, sent)) == b"".join(sent)
+    assert turns.ended == [10, 200, 10]  # and the end of what follows the first, the second and the third block
+
+
+def test_the_end_of_a_stream_ends_its_turn() -> None:
+    turns = OneTurn()
+    assert everything(relay_with(turns, [])) == b""
+    assert turns.ended == [0]
+
+
+def test_close_wakes_an_application_that_waits_for_its_turn() -> None:
+    turns = OneTurn()
+    turns.free = False
+    relay = relay_with(turns, [b"data: 1\n\n"])
+    assert turns.asked.wait(DEADLINE)
+    relay.close()
+    assert relay.join(DEADLINE)
+    assert relay.blocks.is_empty
 
 
 def test_close_wakes_a_server_that_waits_for_a_block() -> None:

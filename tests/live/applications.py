@@ -5,6 +5,7 @@
     /life?key=...                what became of that request, as JSON
     /release?key=...             lets it go on behind `wait_for_release`
     /stats                       what the middleware says of the streams of its process, as JSON
+    /inside                      what streams, threads and greenlets there are in the process, as JSON
     /ping, /file, /list, /empty, /no-content, /fail    ordinary responses
 
 Every response names the process that made it (`X-Process`).
@@ -12,6 +13,7 @@ Every response names the process that made it (`X-Process`).
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -176,6 +178,19 @@ def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict
     return answer(start_response, b"released")
 
 
+def look_inside(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    gc.collect()
+    stats = app_for_many.stats()
+    inside = {
+        "open": stats.open,
+        "ended": dict(stats.ended),
+        "held_bytes": stats.held_bytes,
+        "relays": sum(thread.name.startswith("ssemiddleware-relay") for thread in threading.enumerate()),
+        "greenlets": sum(any(base.__name__ == "greenlet" for base in type(one).__mro__) for one in gc.get_objects()),
+    }
+    return answer(start_response, json.dumps(inside).encode(), "application/json")
+
+
 def ping(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     return answer(start_response, b"pong")
 
@@ -217,6 +232,7 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
     "/life": tell_life,
     "/release": release,
     "/stats": tell_stats,
+    "/inside": look_inside,
     "/ping": ping,
     "/file": send_file,
     "/list": send_list,

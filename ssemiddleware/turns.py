@@ -1,0 +1,124 @@
+"""Which streams may make a large block now: only as many at the same time as there is memory for.
+
+While a large event is made, it takes many times the bytes that it has in the end, and no gauge can tell before how many. A
+pause before the pull is no help against that: streams that begin together, or that have read at the same speed, all pull at
+the end of it. So whoever is about to make a large block takes a `Turn`, which sets memory aside until the block is there.
+It cannot know when the application, once asked, waits for something to tell and only then makes its block.
+
+>>> from ssemiddleware.cgroup import Reading
+>>> turns = Turns(lambda: Reading(used=200_000_000, limit=256_000_000), low=0.7, critical=0.92)
+>>> turn = turns.maybe_begin(5_000_000)
+>>> turns.maybe_begin(5_000_000) is None
+True
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from .cgroup import Reading
+
+# Times its own size that a block takes while it is made: 6.6 for orders that `json.dumps` writes from new dictionaries.
+_COST = 8
+_LIGHT = 65536  # bytes of a block that needs no turn
+# Bytes that a stream's first block is taken for as long as there was none; a 64th of the limit if that is less.
+_UNKNOWN = 4 * 1024**2
+_HELD_FOR = 1.0  # seconds; a stream without a block by then probably waits for something to tell, and takes nothing
+_SEEN_AFTER = 0.1  # seconds until what was made shows in the gauge
+# Seconds for which memory is waited for that does not suffice for one block, and then for the next one: the kernel would kill
+# all streams for the sake of one. A client that reads 200 KB a second takes 5 MB in that time, and gives their memory back.
+_PATIENCE = 30.0
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """Memory that is set aside for the making of one block."""
+
+    needs: int  # bytes
+    until: float
+    is_first: bool  # of a stream of which nothing is known
+
+
+class Turns:
+    """The turns of this process. For all threads; after a fork it begins at nothing.
+
+    *read*: the memory used and its limit. Together with what is set aside, it stays below the mark *critical* unless there is
+    but one turn. Below *low* one is always to be had; *short* is called when none is.
+    """
+
+    def __init__(
+        self,
+        read: Callable[[], Reading],
+        *,
+        low: float,
+        critical: float,
+        short: Callable[[], object] = lambda: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._read, self._low, self._critical, self._short, self._clock = read, low, critical, short, clock
+        self._begin()
+
+    def _begin(self) -> None:
+        self._pid = os.getpid()
+        self._lock = threading.Lock()  # held by who asks for a turn
+        self._taken: list[Turn] = []
+        self._forced_at = -math.inf  # when a block was last made for which memory did not suffice
+        self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
+
+    def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
+        """Return a turn for a stream whose last block had *last* bytes, 0 without one; None if it has to wait.
+
+        *waited*: the seconds for which it has. Whoever gets a turn ends it.
+        """
+        if self._pid != os.getpid():
+            self._begin()
+        reading = self._read()
+        with self._lock:
+            now = self._clock()
+            self._forget_old(now)
+            if self._expected is None:
+                self._expected = min(_UNKNOWN, reading.limit // 64)
+            expected = last or self._expected
+            turn = Turn(_COST * expected if expected >= _LIGHT else 0, now + _HELD_FOR, is_first=not last)
+            if not turn.needs:
+                return turn
+            if self._has_room(turn.needs, reading) or self._must_move(waited, now):
+                self._taken.append(turn)
+                return turn
+        self._short()
+        return None
+
+    def end(self, turn: Turn, size: int) -> None:
+        """Say that the block is there, of *size* bytes; 0 if there is none."""
+        # No lock: a garbage collection inside `maybe_begin` may end another stream, and with it this one's turn.
+        if turn.is_first:
+            turn.is_first = False
+            self._expect_less(size)
+        turn.until = min(turn.until, self._clock() + _SEEN_AFTER)
+
+    def _forget_old(self, now: float) -> None:
+        for turn in self._taken:
+            if turn.until <= now and turn.is_first:
+                self._expect_less()
+        self._taken = [turn for turn in self._taken if turn.until > now]
+
+    def _expect_less(self, size: int = 0) -> None:
+        self._expected = max(size, (self._expected or 0) // 2)
+
+    def _has_room(self, needs: int, reading: Reading) -> bool:
+        set_aside = sum(turn.needs for turn in self._taken)
+        if reading.used + set_aside + needs <= self._critical * reading.limit:
+            return True
+        return not self._taken and (reading.used + needs <= reading.limit or reading.share < self._low)
+
+    def _must_move(self, waited: float, now: float) -> bool:
+        """Tell whether to give up hope that the clients take what waits, and memory falls with it: one stream at a time."""
+        if self._taken or waited < _PATIENCE or now - self._forced_at < _PATIENCE:
+            return False
+        self._forced_at = now
+        return True

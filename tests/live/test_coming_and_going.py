@@ -1,0 +1,131 @@
+"""Two thousand streams come and go in one worker, half of them by clients that leave in the middle: nothing stays behind."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from statistics import median
+from typing import NamedTuple
+
+import pytest
+
+from .client import TooLate
+from .conftest import Start
+from .serving import EVENT_SOURCE, Kind, Server, gunicorn
+from .steps import Step, event, large_event, pause, repeat, wait_for_the_end
+
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
+
+APPLICATION = "live.applications:app_for_many"
+WARM_UP, STREAMS = 1500, 2000  # after 500, the allocator's arenas are still filling: 36 MB become 38, and stay there
+AT_ONCE = 16
+WITHIN = 60.0  # seconds
+LARGE = 1_000_000  # bytes
+GROWTH = 1.05
+
+THREADS = 64  # more than clients, since it takes half a second until it is noticed that one has left
+WORKERS = [gunicorn("gthread", "--threads", str(THREADS)), gunicorn("gevent")]
+
+
+class Inside(NamedTuple):
+    """What is in a worker."""
+
+    open: int
+    ended: dict[str, int]
+    held_bytes: int
+    relays: int
+    greenlets: int
+    threads: int
+    descriptors: int
+    resident: int  # bytes
+
+
+@pytest.mark.parametrize("kind", WORKERS, ids=str)
+def test_nothing_of_two_thousand_streams_stays_behind(kind: Kind, serve: Start) -> None:
+    server = serve(kind, APPLICATION)
+    start_all_threads(server)
+    come_and_go(server, WARM_UP)
+    before = inside_once(server, is_at_rest, "no stream is open after the warm-up")
+    residents = []
+    for _ in range(4):
+        come_and_go(server, STREAMS // 4)
+        residents.append(inside_once(server, is_at_rest, "no stream is open").resident)
+    after = inside_once(server, lambda inside: is_as_it_was(inside, before), f"all is as it was: {before}")
+    half = (WARM_UP + STREAMS) // 2
+    assert after.ended == {"application ended": half, "client gone": half + THREADS}
+    # The median, since a single reading differs by up to 3 % from the one before, in both directions.
+    assert median(residents[1:]) <= GROWTH * before.resident, [before.resident, *residents]
+
+
+def is_at_rest(inside: Inside) -> bool:
+    return inside.open == inside.held_bytes == inside.relays == 0
+
+
+def is_as_it_was(inside: Inside, before: Inside) -> bool:
+    return (
+        is_at_rest(inside)
+        and inside.threads <= before.threads
+        and inside.descriptors <= before.descriptors
+        and inside.greenlets <= before.greenlets
+    )
+
+
+def start_all_threads(server: Server) -> None:
+    """Have as many streams at the same time as the server has threads: it starts one when there is none that waits."""
+    connections = [server.open(event("the beginning"), wait_for_the_end(), headers=EVENT_SOURCE) for _ in range(THREADS)]
+    for connection in connections:
+        connection.read_until(b"data: the beginning", WITHIN)
+    server.leave_all()
+
+
+def come_and_go(server: Server, streams: int) -> None:
+    """Open so many streams, and read them to the end or leave them, a few at the same time."""
+    with ThreadPoolExecutor(AT_ONCE) as clients:
+        for _ in clients.map(lambda number: visit(server, number), range(streams)):
+            pass
+    server.leave_all()
+
+
+def visit(server: Server, number: int) -> None:
+    """Read a stream to its end, or leave it in the middle: of silence, of many events, or of a large one."""
+    leaves, is_large = number % 2 == 1, number % 20 in (6, 7)
+    connection = server.open(*(steps_to_leave(number) if leaves else steps_to_the_end(is_large)), headers=EVENT_SOURCE)
+    if leaves:
+        connection.read_until(b"data: ", WITHIN)
+        connection.leave("RST" if number % 4 == 1 else "FIN")
+    else:
+        body = connection.read_to_end(WITHIN)
+        assert body.endswith(b"data: the end\n\n")
+        assert len(body) > LARGE or not is_large
+        connection.leave()
+
+
+def steps_to_the_end(is_large: bool) -> list[Step]:
+    middle = large_event(LARGE, many_lines=True) if is_large else event("the middle")
+    return [event("the beginning"), middle, event("the end")]
+
+
+def steps_to_leave(number: int) -> list[Step]:
+    if number % 20 == 7:
+        return [repeat(large_event(LARGE, many_lines=False))]
+    if number % 4 == 3:
+        return [event("the beginning"), wait_for_the_end()]
+    return [repeat(event("one of many"), pause(0.01))]
+
+
+def inside_once(server: Server, holds: Callable[[Inside], bool], what: str) -> Inside:
+    """Return what is in the worker once *holds* does."""
+    deadline = time.monotonic() + WITHIN
+    while not holds(inside := look_inside(server)):
+        if time.monotonic() > deadline:
+            raise TooLate(f"not within {WITHIN} s: {what}; there is {inside}")
+        time.sleep(0.1)
+    return inside
+
+
+def look_inside(server: Server) -> Inside:
+    worker = server.worker()
+    told = json.loads(server.get("/inside", within=WITHIN).body)
+    return Inside(**told, threads=worker.num_threads(), descriptors=worker.num_fds(), resident=worker.memory_info().rss)
