@@ -44,6 +44,7 @@ class HandOff:
         "_asleep_since",
         "_block",
         "_cut_at",
+        "_earlier_turn",
         "_go_until",
         "_handed_over",
         "_has_news",
@@ -94,6 +95,7 @@ class HandOff:
         self._is_full = False  # the producer waits for room
         self._woken_at = 0.0
         self._turn: Turn | None = None  # held while a large block is made, or a first one
+        self._earlier_turn: Turn | None = None  # the one before
         # Written by the consumer.
         self.blocks_taken = 0  # as they were handed over
         self.events_taken = 0  # where blocks were joined, as if each had as many as the first
@@ -279,11 +281,13 @@ class HandOff:
         """
         if handed_over is not None:
             self._handed_over = handed_over
-            self._end_turn(last)
-        if self._waiting:
-            self._wake_consumer()
+            if self._turn is not None:
+                self._end_turn(last)
+        is_coming = self._waiting and not self._wake_consumer()
         if self._handed_over - self._sent >= self._read_ahead:
             self._wait_for_room()
+        elif is_coming and not self._may_be_large(last):
+            return self.is_closed  # nothing else has changed since the call that woke it
         if self._must_wait(last) and not self.is_closed:
             self._wait_for_memory(last)
         return self.is_closed
@@ -291,17 +295,21 @@ class HandOff:
     def _maybe_pause(self) -> float:
         return self._next_pause() if self.is_event_stream and self._next_pause is not None else 0.0
 
-    def _wake_consumer(self) -> None:
+    def _wake_consumer(self) -> bool:
+        """Wake it, or give way to it; return False if it has been woken a moment ago."""
         if self._is_asleep:
             self._is_asleep = False
             now = self._woken_at = time.monotonic()
             self._arrived.open()
             if now - self._asleep_since < _GIVE_WAY_AFTER:
-                return
-        elif self._go_until or time.monotonic() - self._woken_at < _GIVE_WAY_AFTER:
-            return
+                return True
+        elif self._go_until:
+            return True
+        elif time.monotonic() - self._woken_at < _GIVE_WAY_AFTER:
+            return False
         time.sleep(0)
         self._woken_at = time.monotonic()
+        return True
 
     def _has_room(self) -> bool:
         # A quarter and not a half: each stop costs two switches, and events of 100 KB arrive a fifth faster.
@@ -321,7 +329,11 @@ class HandOff:
         self._is_full = self.is_producer_waiting = False
 
     def _must_wait(self, last: int) -> bool:
-        return self._maybe_pause() > 0 or not self._has_turn(last)
+        return self._maybe_pause() > 0 or (self._may_be_large(last) and not self._has_turn(last))
+
+    def _may_be_large(self, last: int) -> bool:
+        """Tell whether the next block may be large: it is the first, or comes behind a large one."""
+        return last >= self._read_ahead or not self._handed_over
 
     def _wait_for_memory(self, last: int) -> None:
         began = now = time.monotonic()
@@ -339,18 +351,17 @@ class HandOff:
         self.is_producer_waiting = False
 
     def _has_turn(self, last: int, waited: float = 0.0) -> bool:
-        """Take a turn if the next block may be large: the first, or behind a large one. Return False if none is to be had."""
-        may_be_large = last >= self._read_ahead or not self._handed_over
-        if may_be_large and self._turns is not None and self.is_event_stream:
-            self._turn = self._turns.maybe_begin(last, waited)
-            self._go_until = 0  # so that the end of it is seen
-            return self._turn is not None
-        return True
+        """Take a turn if the next block may be large. Return False if none is to be had."""
+        if self._turns is None or not self.is_event_stream or not self._may_be_large(last):
+            return True
+        self._turn = self._turns.maybe_begin(last, waited, self._earlier_turn)
+        self._go_until = 0  # so that the end of it is seen
+        return self._turn is not None
 
     def _end_turn(self, size: int) -> None:
         if self._turn is not None and self._turns is not None:
             self._turns.end(self._turn, size)
-            self._turn = None
+            self._earlier_turn, self._turn = self._turn, None
 
 
 class _Gate:

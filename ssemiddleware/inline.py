@@ -152,6 +152,7 @@ class InlineStream:
         self._next_pause = next_pause
         self._turns = turns
         self._turn: Turn | None = None  # held while a large block is made, or the first one
+        self._earlier_turn: Turn | None = None  # the one before
         self._has_body = has_body
         self.clock = clock
         self._sleep = sleep or time.sleep  # looked up late: greenlets have another one
@@ -226,14 +227,14 @@ class InlineStream:
         """Take a turn if the next block may be large: the first, or behind a large one. Return False if none is to be had."""
         if self._turns is None or (last is not None and last <= self.max_block):
             return True
-        self._turn = self._turns.maybe_begin(last or 0, waited)
+        self._turn = self._turns.maybe_begin(last or 0, waited, self._earlier_turn)
         return self._turn is not None
 
     def end_turn(self, size: int) -> None:
         """Say that a block of *size* bytes has come, 0 for the end."""
         if self._turn is not None and self._turns is not None:
             self._turns.end(self._turn, size)
-            self._turn = None
+            self._earlier_turn, self._turn = self._turn, None
 
     def _run(self) -> Generator[bytes, None, None]:
         # One generator and no call for a block that follows closely: this loop is what a small event costs.

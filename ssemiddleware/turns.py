@@ -70,16 +70,19 @@ class Turns:
         self._forced_at = -math.inf  # when a block was last made for which memory did not suffice
         self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
 
-    def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
+    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
         """Return a turn for a stream whose last block had *last* bytes, 0 without one; None if it has to wait.
 
-        *waited*: the seconds for which it has. Whoever gets a turn ends it.
+        *waited*: the seconds for which it has. *earlier*: the stream's turn before, whose memory is used again. Whoever gets a
+        turn ends it.
         """
         if self._pid != os.getpid():
             self._begin()
         reading = self._read()
         with self._lock:
             now = self._clock()
+            if earlier is not None:
+                earlier.until = now
             self._forget_old(now)
             if self._expected is None:
                 self._expected = min(_UNKNOWN, reading.limit // 64)

@@ -466,7 +466,7 @@ def test_inline_the_application_is_pulled_later_while_memory_is_short() -> None:
 
 def test_inline_a_large_block_is_made_when_it_is_its_turn() -> None:
     class InThreeSeconds(OneTurn):
-        def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
+        def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
             return super().maybe_begin(last) if last == 0 or waited >= 3 else None
 
     turns = InThreeSeconds()
@@ -579,7 +579,7 @@ class OneTurn(Turns):
         super().__init__(lambda: Reading(0, 1), low=0.7, critical=0.9)
         self.free, self.asked, self.ended = True, threading.Event(), list[int]()
 
-    def maybe_begin(self, last: int, waited: float = 0.0) -> Turn | None:
+    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
         self.asked.set()
         return Turn(1, 1e9, is_first=not last) if self.free else None
 

@@ -57,6 +57,15 @@ def test_memory_that_was_set_aside_is_free_once_the_block_shows_in_the_gauge() -
     assert container.begin(2, last=5 * MB) == 1
 
 
+def test_a_stream_that_makes_one_block_after_another_sets_memory_aside_once() -> None:
+    container, turn = Container(used=180 * MB), None
+    for _ in range(100):
+        turn = container.turns.maybe_begin(5 * MB, earlier=turn)
+        assert turn is not None
+        container.turns.end(turn, 5 * MB)
+        container.now += 0.001
+
+
 def test_a_stream_that_is_silent_keeps_the_others_waiting_for_a_second() -> None:
     container = Container(used=200 * MB)
     assert container.begin(2, last=5 * MB) == 1
