@@ -216,9 +216,17 @@ class InlineStream:
                 until = now + _ASK_EVERY
             self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - now)))
             now = self.clock()
+            if self._must_end(now):
+                break
         self.place.carried.pauses += 1
         self.place.carried.paused_seconds += now - began
         return True
+
+    def _must_end(self, now: float) -> bool:
+        if self.ending is None:  # it has not begun
+            return False
+        self.ending.look(now)
+        return self.ending.client_is_gone or self.ending.is_near
 
     def _maybe_pause(self) -> float:
         return 0.0 if self._next_pause is None else self._next_pause()
@@ -285,10 +293,10 @@ class InlineStream:
                 self._count_passed(blocks_passed + run - unseen, passed, last)
                 passed = blocks_passed = run = 0
                 yield from looks.before(block, previous, last)
-                if looks.are_over:
-                    return
                 block = b""
                 looks.before_next_pull()
+                if looks.are_over:
+                    return
                 unseen, previous, last = 0, b"", b""
             yield from self._rest()
         except GeneratorExit:
@@ -404,6 +412,7 @@ class _Looks:
         """Wait if memory is short, and look at the next block then, or if that may be a large one."""
         if not self.are_over and self._inline.pause_for_memory(self._size):
             self.next_at = 0.0
+            self.are_over = self._ending.client_is_gone
 
     def _note(self, block: bytes, now: float) -> None:
         self._silent_since = self._inline.place.sent_at = now

@@ -477,6 +477,29 @@ def test_inline_a_large_block_is_made_when_it_is_its_turn() -> None:
     assert turns.ended == [9, 9]
 
 
+LARGE_AND_MORE = [(0.0, b"data: " + b"x" * 100 + b"\n\n"), (0.0, b"data: 2\n\n"), (0.0, b"data: 3\n\n")]
+
+
+def test_inline_a_client_that_leaves_while_its_stream_waits_for_memory_ends_it_without_another_block() -> None:
+    stream = Inline(LARGE_AND_MORE, turns=NoneBehindTheFirst())
+    next(stream.iterator)
+    stream.client.has_left = True
+    left = stream.rest()
+    assert b"data: 2\n\n" not in [block for _, block in left]
+    assert stream.clock.now - 1000.0 < 0.7
+    assert stream.stream.reason == "client gone"
+
+
+def test_inline_a_drain_ends_a_stream_that_waits_for_memory() -> None:
+    stream = Inline(LARGE_AND_MORE, turns=NoneBehindTheFirst())
+    next(stream.iterator)
+    stream.is_draining = True
+    left = [block for _, block in stream.rest() if block]
+    assert left[-1] == b"data: 2\n\n"  # it was asked for this one; there it may end
+    assert stream.clock.now - 1000.0 < 1.0
+    assert stream.stream.reason == "drain"
+
+
 def test_inline_an_empty_block_and_a_small_one_need_no_turn() -> None:
     turns = OneTurn()
     assert len(Inline([(0.0, b""), (0.0, b""), (0.0, b"data: 1\n\n"), (0.0, b"")], turns=turns).rest()) == 4
@@ -585,6 +608,13 @@ class OneTurn(Turns):
 
     def end(self, turn: Turn, size: int) -> None:
         self.ended.append(size)
+
+
+class NoneBehindTheFirst(OneTurn):
+    """Turns of which none is to be had behind a first block."""
+
+    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
+        return None if last else super().maybe_begin(last)
 
 
 def relay_with(turns: Turns, blocks: list[bytes]) -> Relay:
