@@ -5,6 +5,7 @@
     /life?key=...                what became of that request, as JSON
     /release?key=...             lets it go on behind `wait_for_release`
     /stats                       what the middleware says of the streams of its process, as JSON
+    /fill?percent=...            fills the memory of `app_under_pressure` so far, as far as that can tell
     /inside                      what streams, threads and greenlets there are in the process, as JSON
     /ping, /file, /list, /empty, /no-content, /fail    ordinary responses
 
@@ -28,7 +29,7 @@ from urllib.parse import parse_qs
 
 from werkzeug.wsgi import FileWrapper
 
-from ssemiddleware import SSEMiddleware, Stream
+from ssemiddleware import MemoryGovernor, SSEMiddleware, Stream
 
 from .steps import Step, large_event_bytes
 
@@ -178,6 +179,11 @@ def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict
     return answer(start_response, b"released")
 
 
+def fill(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    FILLED[0] = int(query["percent"])
+    return answer(start_response, b"filled")
+
+
 def look_inside(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     gc.collect()
     stats = app_for_many.stats()
@@ -232,6 +238,7 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
     "/life": tell_life,
     "/release": release,
     "/stats": tell_stats,
+    "/fill": fill,
     "/inside": look_inside,
     "/ping": ping,
     "/file": send_file,
@@ -245,6 +252,8 @@ HEARTBEAT = 0.3  # seconds, so that a test need not wait long
 
 app = SSEMiddleware(play)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
+FILLED = [0]  # percent
+app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100)))
 app_for_many = SSEMiddleware(play, max_streams=1000)
 app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0)
 
