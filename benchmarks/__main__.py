@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __doc__ as description
-from . import block_size, container, crowd, inline_cost, latency, memory_use, oversized, short_streams, throughput
+from . import block_size, container, crowd, give_back, inline_cost, latency, memory_use, oversized, short_streams, throughput
 from .machine import facts
 from .results import HEADINGS, Effort, Outcome, table
 
@@ -24,6 +24,7 @@ BENCHMARKS: dict[str, Callable[[Effort], Outcome]] = {
     "latency": latency.measure,
     "memory": memory_use.measure,
     "container": container.measure,
+    "give-back": give_back.measure,
     "short-streams": short_streams.measure,
     "crowd": crowd.measure,
     "oversized": oversized.measure,

@@ -250,8 +250,8 @@ class MemoryGovernor:
 def give_back_memory() -> bool:
     """Give the kernel back what the allocator keeps of freed memory, where it is glibc's; return whether it is.
 
-    On a gthread worker with 16 streams of 5 MB events this gave 14 to 137 MB, in 1 to 28 ms of one core and without the GIL. A
-    ``gc.collect()`` gave 0 to 6 MB unless the application made cycles, and held the GIL for 14 to 283 ms: it is left out.
+    With 16 streams of events of 1 to 8 MB on gthread this gave 25 to 40 MB, in 6 ms of one core and without the GIL; a
+    ``gc.collect()`` gave nothing and held the GIL for longer, so it is left out (see benchmarks/give_back.py).
     """
     try:
         if not (os.confstr("CS_GNU_LIBC_VERSION") or "").startswith("glibc"):
