@@ -100,7 +100,7 @@ async function askForPressure(method) {
   asked = true;
   try {
     const response = await fetch("/memory/pressure", { method, signal: AbortSignal.timeout(15000) });
-    byId("pressure-note").textContent = response.ok ? "" : `Refused: ${(await response.text()).trim()}`;
+    if (!response.ok) byId("pressure-note").textContent = `Refused: ${(await response.text()).trim()}`; // else a reading tells
   } catch {
     byId("pressure-note").textContent = "The server did not answer.";
   }
