@@ -45,7 +45,7 @@ def figure(subject: str, taken: Mapping[str, Sequence[float]], target: Target) -
 
 def bytes_of_idle_streams(way: str, count: int) -> int:
     """Open so many streams, wait until each has sent its event, and return what the worker has gained."""
-    with gunicorn("gthread", threads=count + 50) as server, ExitStack() as streams:
+    with gunicorn("gthread", threads=2 * count) as server, ExitStack() as streams:
         before = settled_memory(server.port, server.worker, way)
         asked = request(f"/{way}/idle", announced=True)
         connections = [streams.enter_context(connect(server.port)) for _ in range(count)]
@@ -54,7 +54,10 @@ def bytes_of_idle_streams(way: str, count: int) -> int:
         for connection in connections:
             received = b""
             while _FIRST_EVENT not in received:
-                received += connection.recv(4096)
+                block = connection.recv(4096)
+                if not block:
+                    raise ConnectionError(f"the stream ended before its first event: {received!r}")
+                received += block
         time.sleep(1.0)  # so that what only the beginning needs is over
         return unique_memory(server.worker) - before
 
