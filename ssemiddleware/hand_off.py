@@ -361,7 +361,8 @@ class HandOff:
     def _end_turn(self, size: int) -> None:
         if self._turn is not None and self._turns is not None:
             self._turns.end(self._turn, size)
-            self._earlier_turn, self._turn = self._turn, None
+            self._earlier_turn = self._turn if self._may_be_large(size) else None
+            self._turn = None
 
 
 class _Gate:

@@ -374,20 +374,22 @@ class SSEMiddleware:
                 f"(Accept: {environ.get('HTTP_ACCEPT', '')}): no heartbeats, and a leave or a deploy is noticed only when the "
                 "application yields. Name such requests with announced=, or yield b'' now and then.",
             )
-        worker, drain, admission = servers.find_worker(environ), self._drain, self._admission
-
-        def must_end(now: float) -> str | None:
-            if drain or (worker is not None and worker.is_going()):
-                return DRAIN
-            admission.relieve(now)
-            return SHED if place.must_end else None
-
-        client = servers.find_client(environ)
         is_told = self.retry is not None and is_event_source(environ)
-        ending = Ending(place.stream, client=client, must_end=must_end, next_retry=admission.next_retry if is_told else None)
+        ending = Ending(
+            place.stream,
+            client=servers.find_client(environ),
+            must_end=functools.partial(self._must_end, servers.find_worker(environ), place),
+            next_retry=self._admission.next_retry if is_told else None,
+        )
         if inline and self.send_deadline is not None:
             ending.limit_sending(self.send_deadline)
         return ending
+
+    def _must_end(self, worker: servers.Worker | None, place: Place, now: float) -> str | None:
+        if self._drain or (worker is not None and worker.is_going()):
+            return DRAIN
+        self._admission.relieve(now)
+        return SHED if place.must_end else None
 
     # -- admission
 
