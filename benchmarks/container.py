@@ -108,7 +108,7 @@ def panel(courses: dict[str, Course]) -> Panel:
     end = max(course.seconds for course in courses.values())
     ticks = [(second, f"{second}") for second in range(0, int(end) + 1, 10)]
     return Panel(
-        f"Memory of the container; the line is its limit of {LIMIT // _MIB} MiB, the crosses are kills by the kernel",
+        "Memory of the container, its limit, and kills by the kernel (crosses)",
         "seconds",
         "MiB",
         ticks,
