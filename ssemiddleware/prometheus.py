@@ -258,12 +258,12 @@ class _Publisher:
     def _maybe_write(self, has_changed: bool) -> None:
         if self._pid != os.getpid():
             self._begin()
-        open_streams = {name: middleware._admission.count_open() for name, middleware in self._middlewares.items()}
-        if time.monotonic() >= self._write_at or not any(map(sum, open_streams.values())):
+        if time.monotonic() >= self._write_at or not any(each._admission.open for each in self._middlewares.values()):
             self._write(self._pid)
         elif has_changed:  # these numbers at least: an inline stream may be silent from now on, and then nobody looks
             with self._writing():
-                for name, (announced, inline) in open_streams.items():
+                for name, middleware in self._middlewares.items():
+                    announced, inline = middleware._admission.count_open()
                     self._put(_METRICS[0].name, name, "announced", announced)
                     self._put(_METRICS[0].name, name, "inline", inline)
 
