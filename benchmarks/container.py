@@ -43,12 +43,22 @@ class Course(NamedTuple):
     seconds: float
 
 
-def run(way: str, *, announced: bool = True, events: int = 1, within: float, until_killed: bool = False) -> Course:
+def run(
+    way: str,
+    *,
+    announced: bool = True,
+    events: int = 1,
+    workers: int = 1,
+    limit: int = LIMIT,
+    within: float,
+    until_killed: bool = False,
+) -> Course:
     """Let all clients read in the way ``bare`` or ``wrapped``, until all are served or *within* seconds are over.
 
-    Raises `NoGroup` where there can be no container.
+    The *workers* share the threads, and with all else in the container its *limit*. Raises `NoGroup` where there can be none.
     """
-    with memory_group(LIMIT) as group, gunicorn("gthread", threads=THREADS, group=group) as server:
+    threads = THREADS // workers
+    with memory_group(limit) as group, gunicorn("gthread", workers=workers, threads=threads, group=group) as server:
         path = f"/{way}/orders/{events}/{EVENT}"
         readers = [SlowReader(server.port, path, announced=announced, count=events, rate=RATE) for _ in range(CLIENTS)]
         with reading(readers):

@@ -32,10 +32,18 @@ class Server(NamedTuple):
 
 
 def gunicorn(
-    worker_class: str, *, threads: int = 8, application: str = "applications:served", group: MemoryGroup | None = None
+    worker_class: str,
+    *,
+    workers: int = 1,
+    threads: int = 8,
+    application: str = "applications:served",
+    group: MemoryGroup | None = None,
 ) -> contextlib.AbstractContextManager[Server]:
-    """Run gunicorn with one worker, one of our applications in it; all of it in *group*."""
-    options = f"--worker-class {worker_class} --threads {threads} --timeout 0 --graceful-timeout 1 --log-level warning"
+    """Run gunicorn with one of our applications in each worker; all of it in *group*."""
+    options = (
+        f"--workers {workers} --worker-class {worker_class} --threads {threads} "
+        "--timeout 0 --graceful-timeout 1 --log-level warning"
+    )
     port = _free_port()
     module = ["gunicorn", "--bind", f"127.0.0.1:{port}", *options.split(), f"benchmarks.{application}"]
     return _running(port, module, group)

@@ -3,6 +3,7 @@ r"""How many streams may be open in this process, which are, and what a client i
 Each open stream has a `Place`. A client that gets none is shed: an EventSource takes any status but 200 for final, on
 reconnects too, so it gets 200, a ``retry:`` with jitter and the end, and comes back by itself; everybody else gets 503 with
 Retry-After (RFC 9110, section 10.2.3), in plain text, since several clients take an empty event stream for a finished one.
+A page of another origin may read either: to an EventSource an answer that it may not read is final, too.
 
 >>> from ssemiddleware import Stream
 >>> admission = Admission(limit=lambda environ: 1)
@@ -28,7 +29,7 @@ from weakref import WeakSet
 from werkzeug.datastructures import ImmutableDict
 
 from .event_stream import MEDIA_TYPE, retry_line
-from .headers import amend, is_event_source
+from .headers import Headers, allows_other_origins, amend, is_cross_origin, is_event_source, open_to_origin
 from .stats import Carried, Stats
 from .stream import CLIENT_GONE
 
@@ -142,6 +143,7 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
+        self._lets_others_allow_origins: bool | None = None  # None as long as no page of another origin had a stream
         # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
         self.observers: list[Callable[[bool], None]] = []
         self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
@@ -249,6 +251,35 @@ class Admission:
     def _faded(self, now: float) -> float:
         return self._pressure * math.exp((self._pressed_at - now) / _FORGET_AFTER) if self._pressure else 0.0
 
+    def see_headers(self, environ: WSGIEnvironment, headers: Headers) -> None:
+        """See by a stream's headers whether the application answers pages of other origins, or leaves that to a proxy."""
+        if is_cross_origin(environ):
+            allows = allows_other_origins(headers)
+            if allows or self._lets_others_allow_origins is None:  # it may allow some origins and not this one
+                self._lets_others_allow_origins = not allows
+
+    def send_away(self, environ: WSGIEnvironment, start_response: StartResponse, milliseconds: int) -> Iterable[bytes]:
+        """Answer a request that is shed: an EventSource by its own means, so that it comes back; anybody else with 503."""
+        has_body = environ.get("REQUEST_METHOD") != "HEAD"
+        # Where a proxy adds these, ours would be a second one, which browsers refuse.
+        cross_origin = [] if self._lets_others_allow_origins else open_to_origin(environ)
+        if is_event_source(environ):
+            headers, _ = amend([("Content-Type", MEDIA_TYPE)])
+            start_response("200 OK", headers + cross_origin)
+            return [retry_line(milliseconds)] if has_body else []
+        text = b"Too many event streams are open. Please come back later.\n"
+        start_response(
+            "503 Service Unavailable",
+            [
+                ("Content-Type", "text/plain; charset=utf-8"),
+                ("Content-Length", str(len(text))),
+                ("Retry-After", str(math.ceil(milliseconds / 1000))),
+                ("Cache-Control", "no-store"),
+                *cross_origin,
+            ],
+        )
+        return [text] if has_body else []
+
     # -- memory that stays critical
 
     def relieve(self, now: float) -> None:
@@ -312,23 +343,3 @@ class Admission:
             longest_silence=max([0.0, *(now - place.sent_at for place in streams)]),  # one may be newer than `now`
             oldest_stream=max([0.0, *(now - place.began for place in streams)]),
         )
-
-
-def send_away(environ: WSGIEnvironment, start_response: StartResponse, milliseconds: int) -> Iterable[bytes]:
-    """Answer a request that is shed: an EventSource by its own means, so that it comes back; anybody else with 503."""
-    has_body = environ.get("REQUEST_METHOD") != "HEAD"
-    if is_event_source(environ):
-        headers, _ = amend([("Content-Type", MEDIA_TYPE)])
-        start_response("200 OK", headers)
-        return [retry_line(milliseconds)] if has_body else []
-    text = b"Too many event streams are open. Please come back later.\n"
-    start_response(
-        "503 Service Unavailable",
-        [
-            ("Content-Type", "text/plain; charset=utf-8"),
-            ("Content-Length", str(len(text))),
-            ("Retry-After", str(math.ceil(milliseconds / 1000))),
-            ("Cache-Control", "no-store"),
-        ],
-    )
-    return [text] if has_body else []

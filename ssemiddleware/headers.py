@@ -67,6 +67,28 @@ def is_event_source(environ: WSGIEnvironment) -> bool:
     )
 
 
+def is_cross_origin(environ: WSGIEnvironment) -> bool:
+    """Tell whether a page of another origin asks: with a GET, browsers send ``Origin`` for no other reason (Fetch, 3.2)."""
+    return "HTTP_ORIGIN" in environ and environ.get("REQUEST_METHOD") == "GET"
+
+
+def allows_other_origins(headers: Headers) -> bool:
+    """Tell whether pages of other origins may read the response (the CORS protocol: Fetch, 3.3.3)."""
+    return any(name.lower() == "access-control-allow-origin" for name, _ in headers)
+
+
+def open_to_origin(environ: WSGIEnvironment) -> Headers:
+    """Return the headers of a response that tells nothing of anybody, so that the page that asks for it may read it."""
+    if "HTTP_ORIGIN" not in environ:
+        return []
+    return [
+        ("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"]),
+        ("Access-Control-Allow-Credentials", "true"),
+        ("Access-Control-Expose-Headers", "Retry-After"),
+        ("Vary", "Origin"),
+    ]
+
+
 def amend(headers: Headers) -> tuple[Headers, list[str]]:
     """Return an event stream's headers as they should leave, and the names of those dropped.
 

@@ -23,7 +23,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
 from . import servers
-from .admission import Admission, Place, send_away
+from .admission import Admission, Place
 from .event_stream import OpaquePosition, Position
 from .fold import Fold
 from .fragment import Fragment
@@ -328,6 +328,7 @@ class SSEMiddleware:
     def _amend(
         self, environ: WSGIEnvironment, status: str, headers: Headers
     ) -> tuple[Headers, Position, OversizedEvents | None]:
+        self._admission.see_headers(environ, headers)
         amended, dropped = amend(headers)
         if dropped:
             self._tell_once(
@@ -420,7 +421,7 @@ class SSEMiddleware:
         )
         retry = environ[RETRY] = self._admission.next_retry()
         if self.on_shed is None:
-            return send_away(environ, start_response, retry)
+            return self._admission.send_away(environ, start_response, retry)
         return self.on_shed(environ, start_response)
 
     def _tell_once(self, subject: str, line: str) -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterable, Iterator
+from itertools import repeat
 from typing import TYPE_CHECKING
 from wsgiref.validate import validator
 
@@ -20,14 +21,21 @@ from ssemiddleware import MemoryGovernor, SSEMiddleware, Stream
 from ssemiddleware.admission import Admission, Place
 from ssemiddleware.hand_off import HandOff
 
-from .applications import EVENT_STREAM, Response, environ_of, respond, respond_unchecked
+from .applications import (
+    ANNOUNCED,
+    EVENT_SOURCE,
+    EVENT_STREAM,
+    Response,
+    application_of,
+    environ_of,
+    respond,
+    respond_unchecked,
+)
 from .test_memory import Clock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-EVENT_SOURCE = {"HTTP_ACCEPT": "text/event-stream", "HTTP_CACHE_CONTROL": "no-cache"}
-ANNOUNCED = {"HTTP_ACCEPT": "text/event-stream"}
 INLINE = {"HTTP_ACCEPT": "*/*"}
 
 
@@ -379,6 +387,66 @@ def test_any_other_client_that_gets_no_stream_gets_503(path: dict[str, str], laz
     assert int(shed.headers["Content-Length"]) == len(body) > 0
     assert len(closed) == (0 if path is ANNOUNCED else lazily), "an iterable that never began has nothing to close"
     first.close()
+
+
+OTHER_ORIGIN = {"HTTP_ORIGIN": "https://page.example"}
+
+
+@PATHS
+@pytest.mark.parametrize("client", [EVENT_SOURCE, {"HTTP_ACCEPT": "*/*"}], ids=["EventSource", "other client"])
+def test_a_page_of_another_origin_may_read_that_it_is_shed(path: dict[str, str], client: dict[str, str]) -> None:
+    application = application_of(repeat(b"data: x\n\n"), EVENT_STREAM, ("Access-Control-Allow-Origin", "*"))
+    middleware = SSEMiddleware(application, max_streams=1, announced=lambda environ: path is ANNOUNCED)
+    first = Response(middleware, environ_of({**EVENT_SOURCE, **OTHER_ORIGIN}))
+    next(iter(first.iterable))
+    shed = Response(validator(middleware), environ_of({**client, **OTHER_ORIGIN}))
+    shed.body()
+    assert shed.status[:3] == ("200" if client is EVENT_SOURCE else "503")
+    assert shed.headers["Access-Control-Allow-Origin"] == "https://page.example"
+    assert shed.headers["Access-Control-Allow-Credentials"] == "true"
+    assert shed.headers["Access-Control-Expose-Headers"] == "Retry-After"
+    assert shed.headers["Vary"] == "Origin"
+    of_the_site = Response(validator(middleware), environ_of(client))
+    of_the_site.body()
+    assert not any(name.startswith("Access-Control") for name in of_the_site.headers)
+    first.close()
+
+
+@pytest.mark.parametrize(
+    ("method", "header", "is_left_to_others"),
+    [("GET", "X-Other", True), ("GET", "access-control-allow-origin", False), ("POST", "X-Other", False)],
+)
+def test_other_origins_are_left_to_a_proxy_where_the_application_does_so(
+    method: str, header: str, is_left_to_others: bool
+) -> None:
+    application = application_of(repeat(b"data: x\n\n"), EVENT_STREAM, (header, "https://page.example"))
+    middleware = SSEMiddleware(application, max_streams=1)
+    asking = {**EVENT_SOURCE, **OTHER_ORIGIN, "REQUEST_METHOD": method}
+    first = Response(middleware, environ_of(asking))
+    next(iter(first.iterable))
+    shed = Response(middleware, environ_of(asking))
+    assert shed.body().startswith(b"retry: ")
+    assert ("Access-Control-Allow-Origin" not in shed.headers) is is_left_to_others
+    first.close()
+
+
+def test_an_application_that_allows_one_origin_and_not_another_answers_for_all() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        allowed = [("Access-Control-Allow-Origin", "https://page.example")]
+        start_response("200 OK", [EVENT_STREAM, *(allowed if environ["HTTP_ORIGIN"] == "https://page.example" else [])])
+        return repeat(b"data: x\n\n")
+
+    middleware = SSEMiddleware(application, max_streams=1)
+    for origin in ("https://other.example", "https://page.example", "https://other.example"):
+        stream = Response(middleware, environ_of({**EVENT_SOURCE, "HTTP_ORIGIN": origin}))
+        next(iter(stream.iterable))
+        stream.close()
+    holder = Response(middleware, environ_of({**EVENT_SOURCE, **OTHER_ORIGIN}))
+    next(iter(holder.iterable))
+    shed = Response(middleware, environ_of({**EVENT_SOURCE, **OTHER_ORIGIN}))
+    shed.body()
+    assert shed.headers["Access-Control-Allow-Origin"] == "https://page.example"
+    holder.close()
 
 
 @BEHAVIOURS

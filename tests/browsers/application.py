@@ -1,4 +1,4 @@
-"""The application that the browsers read: each stream bare, wrapped, and wrapped with heartbeats that come fast.
+"""The application that the browsers read: each stream bare, wrapped, wrapped with heartbeats that come fast, or one at a time.
 
     gunicorn --chdir tests/browsers "application:create_application('/tmp/journal')"
     python tests/browsers/application.py /tmp/journal 3  # waitress, on the listening socket that is file descriptor 3
@@ -101,10 +101,13 @@ def create_application(journal_path: str) -> WSGIApplication:
     """Return the page and, beside it, its streams bare and wrapped."""
     journal = Journal(Path(journal_path))
     streams = create_streams(journal)
-    beating = SSEMiddleware(streams, heartbeat=HEARTBEAT)
-    return DispatcherMiddleware(
-        _page, {"/bare": streams, "/wrapped": SSEMiddleware(streams, retry=RETRY), "/beating": _counted(beating, journal)}
-    )
+    ways = {
+        "/bare": streams,
+        "/wrapped": SSEMiddleware(streams, retry=RETRY),
+        "/beating": _counted(SSEMiddleware(streams, heartbeat=HEARTBEAT), journal),
+        "/single": SSEMiddleware(streams, retry=RETRY, max_streams=1),
+    }
+    return DispatcherMiddleware(_page, ways)
 
 
 def create_streams(journal: Journal) -> WSGIApplication:

@@ -9,6 +9,8 @@ import hashlib
 import logging
 import time
 from collections.abc import Callable, Iterable
+from contextlib import closing
+from http.client import HTTPConnection
 from typing import NamedTuple
 from urllib.parse import urlencode
 
@@ -149,6 +151,30 @@ def test_a_reload_ends_a_stream_cleanly_behind_an_event(page: Page, gunicorn: Se
     assert body.startswith(":\nid: 1\ndata: event 1\n\n")
     assert body.endswith("\n\n")
     assert [line["ended"] for line in gunicorn.wait_for(stream, "ended")] == ["drain"]
+
+
+# -- Streams that are full
+
+
+@pytest.mark.parametrize("is_of_another_origin", [False, True], ids=["same origin", "another origin"])
+def test_who_is_shed_comes_back_by_itself_until_there_is_room(
+    page: Page, gunicorn: Server, stream: str, is_of_another_origin: bool
+) -> None:
+    allowed: list[bytes] = [b"Access-Control-Allow-Origin: *"]
+    path = path_of("single", "counting", stream, header=allowed)
+    holder = HTTPConnection(gunicorn.url.split("/")[2])
+    with closing(holder):
+        holder.request("GET", path_of("single", "counting", f"{stream}-holder"), headers={"Accept": "text/event-stream"})
+        gunicorn.wait_for(f"{stream}-holder", "asked_from")
+        page.listen((gunicorn.url.replace("127.0.0.1", "localhost").rstrip("/") if is_of_another_origin else "") + path)
+        record = page.wait_until("record.failed.length > 1")
+        assert record.events == []
+        assert set(record.states) == {CONNECTING}
+    gunicorn.wait_for(f"{stream}-holder", "ended")
+    record = page.wait_until("record.events.length")
+    assert record.events[0] == Received("message", "1", "event 1")
+    page.close()
+    gunicorn.wait_for(stream, "ended")
 
 
 # -- Many events, big events
