@@ -101,7 +101,7 @@ def create_application(journal_path: str) -> WSGIApplication:
     """Return the page and, beside it, its streams bare and wrapped."""
     journal = Journal(Path(journal_path))
     streams = create_streams(journal)
-    ways = {
+    ways: dict[str, WSGIApplication] = {
         "/bare": streams,
         "/wrapped": SSEMiddleware(streams, retry=RETRY),
         "/beating": _counted(SSEMiddleware(streams, heartbeat=HEARTBEAT), journal),
