@@ -67,6 +67,12 @@ class CgroupMemory:
         groups = max(found, key=len, default=())  # a second mount may show fewer ancestors
         return cls(groups, _physical_memory() if machine is None else machine) if groups else None
 
+    @property
+    def name(self) -> str:
+        """What no other group is called that is there at the time; the same in all processes of the group. Raises OSError."""
+        found = os.stat(self.groups[0].directory)  # noqa: PTH116
+        return f"{found.st_dev:x}-{found.st_ino:x}"
+
     def read(self) -> Reading | None:
         """Return the working set and the limit of the group that is fullest now, or None while no group has a limit.
 

@@ -25,6 +25,7 @@ from typing import Literal
 import psutil
 
 from .cgroup import CgroupMemory, Reading
+from .reservations import Reservations
 from .turns import Turns
 
 Source = Literal["cgroup", "machine", "process"]
@@ -36,13 +37,16 @@ _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "ki": 1024
 _AMOUNT = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) ?(?:(?P<percent>%)|(?P<unit>[kmgt]i?)?b?)", re.IGNORECASE)
 _GIVE_BACK_EVERY = 1.0  # seconds while memory is short; in five, what was given back is used again
 _READ_EVERY = 0.1  # seconds; a reading costs 15 (process) to 110 microseconds (five nested groups), once for all streams
+_KEEP_FOR = 10  # seconds for which the last reading stays when none can be had: for want of a descriptor, say
+_UNKNOWN = Reading(0, sys.maxsize)
 
 
 class MemoryGauge:
     """How much memory is used of how much there may be.
 
     *limit*: None picks by itself: the cgroup that is fullest where one has a limit, else the machine. Otherwise it is the
-    resident memory of this process against bytes, ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine.
+    resident memory of this process against bytes, ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine. *read*: gives both
+    numbers instead.
 
     *root*: the directory that the cgroup is looked for in. Nothing is read before the first `read`, which any thread may call,
     also in a process forked from the one that made the gauge.
@@ -52,13 +56,15 @@ class MemoryGauge:
         self,
         limit: int | str | None = None,
         *,
+        read: Callable[[], tuple[int, int]] | None = None,
         root: Path = Path("/"),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = None if limit is None else _parse_limit(limit)
+        self._given = read
         self._root = root
         self._clock = clock
-        self._last = Reading(0, sys.maxsize)  # until there is one
+        self._last = _UNKNOWN
         self._source: Source = "machine" if limit is None else "process"
         self._failed = False
         self._begin()
@@ -66,8 +72,9 @@ class MemoryGauge:
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._reading = threading.Lock()  # held by the one thread that reads; guards all below
-        self._read_at = -math.inf
+        self._read_at = self._succeeded_at = -math.inf
         self._read_source: Callable[[], Reading] | None = None
+        self._shared: str | None = None
 
     @property
     def source(self) -> Source:
@@ -75,41 +82,56 @@ class MemoryGauge:
         self.read()
         return self._source
 
+    @property
+    def shared(self) -> str | None:
+        """A name for the memory that was read last, the same in all processes that share it; None for a process's own."""
+        self.read()
+        return self._shared
+
     def read(self) -> Reading:
         """Return the bytes used and the bytes there may be, at most 100 ms old, without ever waiting for another thread.
 
-        When they cannot be read, the last reading stays; before the first there is one with a share of 0.
+        When they cannot be read, the last reading stays for ten seconds; then, as before the first, there is one with a share
+        of 0. Cheap enough for every block.
         """
         if self._pid != os.getpid():  # a lock may have been held, and the resident memory was another's
             self._begin()
+        if self._clock() - self._read_at >= _READ_EVERY:
+            self._maybe_read()
+        return self._last
+
+    def _maybe_read(self) -> None:
         reading = self._reading  # after a fork another thread may replace it meanwhile
         if reading.acquire(blocking=False):
             try:
                 now = self._clock()
                 if now - self._read_at >= _READ_EVERY:
                     self._read_at = now
-                    self._last = self._read_now()
+                    self._read_now(now)
             finally:
                 reading.release()
-        return self._last
 
-    def _read_now(self) -> Reading:
+    def _read_now(self, now: float) -> None:
         try:
             if self._read_source is None:
                 self._read_source = self._choose_source()
-            return self._read_source()
+            self._last, self._succeeded_at = self._read_source(), now
         except Exception as error:
             self._read_source = None  # a group may be gone because the process is in another now
+            if now - self._succeeded_at > _KEEP_FOR:
+                self._last = _UNKNOWN
             if not self._failed:
                 self._failed = True
-                _log.warning("memory cannot be read, the last reading stays: %s", error)
-            return self._last
+                _log.warning("memory cannot be read, the last reading stays for %d s: %s", _KEEP_FOR, error)
 
     def _choose_source(self) -> Callable[[], Reading]:
+        if (given := self._given) is not None:
+            return lambda: Reading(*given())
         if self._limit is not None:
             process, limit = psutil.Process(), self._limit()
             return lambda: Reading(process.memory_info().rss, limit)
         cgroup = CgroupMemory.find(self._root)
+        self._shared = "machine" if cgroup is None else cgroup.name
         return self._read_machine if cgroup is None else lambda: self._read_cgroup_or_machine(cgroup)
 
     def _read_cgroup_or_machine(self, cgroup: CgroupMemory) -> Reading:
@@ -159,7 +181,7 @@ class MemoryGovernor:
         read: Callable[[], tuple[int, int]] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        gauge = MemoryGauge(limit, clock=clock)
+        gauge = self._gauge = MemoryGauge(limit, read=read, clock=clock)
         if not (all(map(_is_number, (low, high, critical))) and 0 < low < high < critical <= 1):
             shares = f"{low!r}, {high!r} and {critical!r}"
             raise ValueError(
@@ -168,16 +190,18 @@ class MemoryGovernor:
         if not (_is_number(pause) and 0 < pause < math.inf):
             raise ValueError(f"pause must be a positive number of seconds, got {pause!r}")
         self.limit, self.low, self.high, self.critical, self.pause = limit, low, high, critical, pause
-        self._read = gauge.read if read is None else read
         self._clock = clock
-        self._pid = os.getpid()
-        self._reading = threading.Lock()  # held by the one thread that reads the gauge
-        self._last = Reading(0, sys.maxsize)
+        self._seen: Reading | None = None  # the reading that what follows was worked out from
         self._pause_now = 0.0
-        self._read_at = -math.inf
         self._gave_back_at = -math.inf
-        self._failed = False
-        self.turns = Turns(self.read, low=low, critical=critical, short=self._maybe_give_back, clock=clock)
+        self.turns = Turns(
+            self.read,
+            low=low,
+            critical=critical,
+            short=self._maybe_give_back,
+            reservations=lambda: Reservations(gauge.shared),
+            clock=clock,
+        )
 
     def __repr__(self) -> str:
         marks = f"low={self.low}, high={self.high}, critical={self.critical}"
@@ -186,10 +210,9 @@ class MemoryGovernor:
     def next_pause(self) -> float:
         """Return how many seconds to wait before the next block is pulled: 0 below the high watermark.
 
-        Cheap enough for every block: the gauge is read at most every 100 ms, by one thread for all.
+        Cheap enough for every block.
         """
-        if self._clock() - self._read_at >= _READ_EVERY:
-            self._maybe_read()
+        self.read()
         return self._pause_now
 
     @property
@@ -203,36 +226,14 @@ class MemoryGovernor:
         return "critical" if self.is_critical else "high" if self._pause_now else "normal"
 
     def read(self) -> Reading:
-        """Return the bytes used and the bytes there may be, at most 100 ms old; a share of 0 where they cannot be read."""
-        if self._clock() - self._read_at >= _READ_EVERY:
-            self._maybe_read()
-        return self._last
-
-    def _maybe_read(self) -> None:
-        """Read the gauge, unless another thread does so just now."""
-        if self._pid != os.getpid():  # forked, maybe while a thread of the parent was reading
-            self._pid, self._reading = os.getpid(), threading.Lock()
-        reading = self._reading  # another thread may replace it meanwhile
-        if reading.acquire(blocking=False):
-            try:
-                self._read_gauge()
-            finally:
-                reading.release()
-
-    def _read_gauge(self) -> None:
-        self._read_at = self._clock()
-        try:
-            self._last = Reading(*self._read())
-        except Exception:
-            # Without a reading nobody waits: a broken gauge must not stop a stream.
-            self._last, self._pause_now = Reading(0, sys.maxsize), 0.0
-            if not self._failed:
-                self._failed = True
-                _log.exception("memory cannot be read; streams go on without backpressure from it")
-            return
-        self._pause_now = self._pause_for(self._last.share)
-        if self._pause_now:
-            self._maybe_give_back()
+        """Return the bytes used and the bytes there may be, at most 100 ms old; see `MemoryGauge.read`."""
+        reading = self._gauge.read()
+        if reading is not self._seen:
+            self._seen = reading
+            self._pause_now = self._pause_for(reading.share)
+            if self._pause_now:
+                self._maybe_give_back()
+        return reading
 
     def _maybe_give_back(self) -> None:
         now = self._clock()

@@ -2,8 +2,9 @@
 
 While a large event is made, it takes many times the bytes that it has in the end, and no gauge can tell before how many. A
 pause before the pull is no help against that: streams that begin together, or that have read at the same speed, all pull at
-the end of it. So whoever is about to make a large block takes a `Turn`, which sets memory aside until the block is there.
-It cannot know when the application, once asked, waits for something to tell and only then makes its block.
+the end of it. So whoever is about to make a large block takes a `Turn`, which sets memory aside until the block is there, in
+view of all processes that share the memory, for a second at most: a stream that has made nothing by then probably waits for
+something to tell. It cannot know when the application, once asked, waits and only then makes its block.
 
 >>> from ssemiddleware.cgroup import Reading
 >>> turns = Turns(lambda: Reading(used=200_000_000, limit=256_000_000), low=0.7, critical=0.92)
@@ -22,13 +23,13 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from .cgroup import Reading
+from .reservations import HOLDS_FOR, Reservations
 
 # Times its own size that a block takes while it is made: 6.6 for orders that `json.dumps` writes from new dictionaries.
 _COST = 8
 _LIGHT = 65536  # bytes of a block that needs no turn
 # Bytes that a stream's first block is taken for as long as there was none; a 64th of the limit if that is less.
 _UNKNOWN = 4 * 1024**2
-_HELD_FOR = 1.0  # seconds; a stream without a block by then probably waits for something to tell, and takes nothing
 _SEEN_AFTER = 0.1  # seconds until what was made shows in the gauge
 # Seconds for which memory is waited for that does not suffice for one block, and then for the next one: the kernel would kill
 # all streams for the sake of one. A client that reads 200 KB a second takes 5 MB in that time, and gives their memory back.
@@ -48,7 +49,8 @@ class Turns:
     """The turns of this process. For all threads; after a fork it begins at nothing.
 
     *read*: the memory used and its limit. Together with what is set aside, it stays below the mark *critical* unless there is
-    but one turn. Below *low* one is always to be had; *short* is called when none is.
+    but one turn. Below *low* one is always to be had; *short* is called when none is. *reservations*: gives those of the
+    processes that share the memory; called once in each process.
     """
 
     def __init__(
@@ -58,15 +60,18 @@ class Turns:
         low: float,
         critical: float,
         short: Callable[[], object] = lambda: None,
+        reservations: Callable[[], Reservations] = lambda: Reservations(None),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read, self._low, self._critical, self._short, self._clock = read, low, critical, short, clock
+        self._find_reservations = reservations
         self._begin()
 
     def _begin(self) -> None:
         self._pid = os.getpid()
         self._lock = threading.Lock()  # held by who asks for a turn
         self._taken: list[Turn] = []
+        self._reservations: Reservations | None = None  # as long as no turn was asked for
         self._forced_at = -math.inf  # when a block was last made for which memory did not suffice
         self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
 
@@ -87,14 +92,23 @@ class Turns:
             if self._expected is None:
                 self._expected = min(_UNKNOWN, reading.limit // 64)
             expected = last or self._expected
-            turn = Turn(_COST * expected if expected >= _LIGHT else 0, now + _HELD_FOR, is_first=not last)
-            if not turn.needs:
-                return turn
-            if self._has_room(turn.needs, reading) or self._must_move(waited, now):
-                self._taken.append(turn)
+            turn = Turn(_COST * expected if expected >= _LIGHT else 0, now + HOLDS_FOR, is_first=not last)
+            if not turn.needs or self._take(turn, reading, waited):
                 return turn
         self._short()
         return None
+
+    def _take(self, turn: Turn, reading: Reading, waited: float) -> bool:
+        """Set memory aside for *turn* if there is some; return whether there is."""
+        if self._reservations is None:
+            self._reservations = self._find_reservations()
+        with self._reservations.alone() as is_alone:
+            others = self._reservations.of_others()
+            if not is_alone or not (self._has_room(turn.needs, reading, others) or self._must_move(waited, others)):
+                return False
+            self._taken.append(turn)
+            self._tell_others()
+        return True
 
     def end(self, turn: Turn, size: int) -> None:
         """Say that the block is there, of *size* bytes; 0 if there is none."""
@@ -103,6 +117,14 @@ class Turns:
             turn.is_first = False
             self._expect_less(size)
         turn.until = min(turn.until, self._clock() + _SEEN_AFTER)
+        if turn.needs:
+            self._tell_others()
+
+    def _tell_others(self) -> None:
+        if self._reservations is not None:
+            now = self._clock()
+            taken = [turn for turn in self._taken if turn.until > now]
+            self._reservations.write(sum(turn.needs for turn in taken), max((turn.until for turn in taken), default=0.0))
 
     def _forget_old(self, now: float) -> None:
         for turn in self._taken:
@@ -113,15 +135,16 @@ class Turns:
     def _expect_less(self, size: int = 0) -> None:
         self._expected = max(size, (self._expected or 0) // 2)
 
-    def _has_room(self, needs: int, reading: Reading) -> bool:
-        set_aside = sum(turn.needs for turn in self._taken)
+    def _has_room(self, needs: int, reading: Reading, others: int) -> bool:
+        set_aside = others + sum(turn.needs for turn in self._taken)
         if reading.used + set_aside + needs <= self._critical * reading.limit:
             return True
-        return not self._taken and (reading.used + needs <= reading.limit or reading.share < self._low)
+        return not set_aside and (reading.used + needs <= reading.limit or reading.share < self._low)
 
-    def _must_move(self, waited: float, now: float) -> bool:
+    def _must_move(self, waited: float, others: int) -> bool:
         """Tell whether to give up hope that the clients take what waits, and memory falls with it: one stream at a time."""
-        if self._taken or waited < _PATIENCE or now - self._forced_at < _PATIENCE:
+        now = self._clock()
+        if others or self._taken or waited < _PATIENCE or now - self._forced_at < _PATIENCE:
             return False
         self._forced_at = now
         return True

@@ -31,12 +31,20 @@ def test_a_bare_server_is_killed_by_the_kernel() -> None:
     assert course.kills, summary(course)
 
 
-@pytest.mark.parametrize("announced", [pytest.param(True, id="announced"), pytest.param(False, id="inline")])
-def test_a_wrapped_server_lives_and_serves_every_client(announced: bool) -> None:
-    course = run("wrapped", announced=announced, within=WITHIN)
+@pytest.mark.parametrize(
+    ("announced", "workers"),
+    [
+        pytest.param(True, 1, id="announced"),
+        pytest.param(False, 1, id="inline"),
+        pytest.param(True, 4, id="announced, four workers"),
+    ],
+)
+def test_a_wrapped_server_lives_and_serves_every_client(announced: bool, workers: int) -> None:
+    course = run("wrapped", announced=announced, workers=workers, within=WITHIN)
     assert not course.kills, summary(course)
     assert course.served == CLIENTS, summary(course)
-    assert course.most_used < LIMIT, summary(course)
+    if workers == 1:  # the kernel's own count includes what it takes back before it kills
+        assert course.most_used < LIMIT, summary(course)
     assert not course.breaks, summary(course)
 
 
