@@ -16,6 +16,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .event_stream import Event, count_event_ends, last_event_end, next_cut
+from .turns import wait_for_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 # Where threads are greenlets, a producer that never blocks would keep what it produced to itself: it gives way to a
 # consumer that it woke so many seconds ago. Longer, and events come late; shorter, and a burst is no longer joined.
 _GIVE_WAY_AFTER = 0.001
-_LOOK_UP_EVERY = 0.1  # seconds; how fast the end of a memory pause is seen
-_ASK_EVERY = 0.05  # seconds; the same for a turn
 
 
 class HandOff:
@@ -336,18 +335,14 @@ class HandOff:
         return last >= self._read_ahead or not self._handed_over
 
     def _wait_for_memory(self, last: int) -> None:
-        began = now = time.monotonic()
-        until = now + self._maybe_pause()
         self.is_producer_waiting = True
         self.pauses += 1
-        while not self.is_closed:
-            if now >= until or not self._maybe_pause():
-                if self._has_turn(last, now - began):
-                    break
-                until = now + _ASK_EVERY
-            self._room.wait(min(until - now, _LOOK_UP_EVERY))
-            now = time.monotonic()
-        self.paused += now - began
+        self.paused += wait_for_memory(
+            self._maybe_pause,
+            lambda waited: self._has_turn(last, waited),
+            is_over=lambda now: self.is_closed,  # noqa: ARG005
+            sleep=self._room.wait,
+        )
         self.is_producer_waiting = False
 
     def _has_turn(self, last: int, waited: float = 0.0) -> bool:

@@ -16,6 +16,7 @@ from .hand_off import only_bytes
 from .headers import Headers, is_event_stream
 from .oversized import LONG_LINE, OversizedEvents
 from .stream import CLIENT_GONE, ENDED, RAISED, SHED, Ending, Stream
+from .turns import wait_for_memory
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
@@ -25,7 +26,6 @@ if TYPE_CHECKING:
     from .turns import Turn, Turns
 
 _LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, while blocks come
-_ASK_EVERY = 0.05  # seconds between two questions for a turn
 # A look at the clock is the dearest thing here. Blocks that follow each other so fast (seconds for four) are not looked at
 # one by one: the clock is read for each fourth.
 _FAST = 0.002
@@ -207,19 +207,14 @@ class InlineStream:
         """
         if not self._maybe_pause() and self._has_turn(last):
             return self._turn is not None
-        began = now = self.clock()
-        until = began + self._maybe_pause()
-        while True:
-            if now >= until or not self._maybe_pause():
-                if self._has_turn(last, now - began):
-                    break
-                until = now + _ASK_EVERY
-            self._sleep(min(_LOOK_UP_EVERY, max(0.0, until - now)))
-            now = self.clock()
-            if self._must_end(now):
-                break
         self.place.carried.pauses += 1
-        self.place.carried.paused_seconds += now - began
+        self.place.carried.paused_seconds += wait_for_memory(
+            self._maybe_pause,
+            lambda waited: self._has_turn(last, waited),
+            is_over=self._must_end,
+            sleep=self._sleep,
+            clock=self.clock,
+        )
         return True
 
     def _must_end(self, now: float) -> bool:

@@ -34,6 +34,8 @@ _SEEN_AFTER = 0.1  # seconds until what was made shows in the gauge
 # Seconds for which memory is waited for that does not suffice for one block, and then for the next one: the kernel would kill
 # all streams for the sake of one. A client that reads 200 KB a second takes 5 MB in that time, and gives their memory back.
 _PATIENCE = 30.0
+_LOOK_UP_EVERY = 0.1  # seconds; how fast the end of a pause is seen
+_ASK_EVERY = 0.05  # seconds; the same for a turn
 
 
 @dataclass(eq=False, slots=True)
@@ -148,3 +150,28 @@ class Turns:
             return False
         self._forced_at = now
         return True
+
+
+def wait_for_memory(
+    pause: Callable[[], float],
+    has_turn: Callable[[float], bool],
+    *,
+    is_over: Callable[[float], bool],
+    sleep: Callable[[float], object],
+    clock: Callable[[], float] = time.monotonic,
+) -> float:
+    """Wait before a pull for as long as *pause* says, and then until *has_turn*; return the seconds that it took.
+
+    *pause*: seconds, asked again and again, since 0 ends all pauses at once. *has_turn* is given the seconds waited, *is_over*
+    the time: whether there is no more to wait for. Sleeps a tenth of a second at most.
+    """
+    began = now = clock()
+    until = now + pause()
+    while not is_over(now):
+        if now >= until or not pause():
+            if has_turn(now - began):
+                break
+            until = now + _ASK_EVERY
+        sleep(min(_LOOK_UP_EVERY, max(0.0, until - now)))
+        now = clock()
+    return now - began
