@@ -24,7 +24,6 @@ from collections import Counter, deque
 from collections.abc import Callable, Iterable
 from dataclasses import asdict
 from typing import TYPE_CHECKING
-from weakref import WeakSet
 
 from werkzeug.datastructures import ImmutableDict
 
@@ -52,7 +51,17 @@ _MOST_PATIENCE = 8.0  # times `retry` for which a client is sent away, before th
 _JITTER = (0.75, 1.5)
 
 
-_counted_together: WeakSet[Admission] = WeakSet()
+class _Counted:
+    """The open streams that count towards one limit, and the lock of all who decide on it."""
+
+    __slots__ = ("lock", "places")
+
+    def __init__(self) -> None:
+        self.lock = threading.Lock()
+        self.places: set[Place] = set()
+
+
+_of_processes: dict[int, _Counted] = {}  # what counts towards the limit of a process; a fork has another
 
 
 class Place:
@@ -146,12 +155,9 @@ class Admission:
         self._lets_others_allow_origins: bool | None = None  # None as long as no page of another origin had a stream
         # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
         self.observers: list[Callable[[bool], None]] = []
-        self._counted: Iterable[Admission] = (self,)  # whose streams count towards the limit
+        self._counts_all = counts_all
         self._beginning: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held its own at the fork
         self._begin()
-        if counts_all:
-            _counted_together.add(self)
-            self._counted = _counted_together
 
     def _begin_after_fork(self) -> None:
         """Begin at nothing, once, however many threads have the first requests of a process."""
@@ -160,7 +166,8 @@ class Admission:
                 self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()  # guards all below but `_open` and `_left`: who leaves may do so inside a collection
+        self._counted = _of_processes.setdefault(os.getpid(), _Counted()) if self._counts_all else _Counted()
+        self._lock = self._counted.lock  # guards all below but sets and `_left`: who leaves may do so inside a collection
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
         self._most: int | None = None
@@ -192,13 +199,14 @@ class Admission:
         with self._lock:
             self._most = limit
             self._add_up()
-            is_full = limit is not None and sum(len(each._open) for each in self._counted) >= limit
+            is_full = limit is not None and len(self._counted.places) >= limit
             if (self._open and is_critical) or is_full:
                 self._shed += 1
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None
             place = Place(self, stream, now, is_announced=is_announced)
             self._open.add(place)
+            self._counted.places.add(place)
         return place
 
     def _tell(self, *, has_changed: bool) -> None:
@@ -214,6 +222,7 @@ class Admission:
             self._open.remove(place)
         except KeyError:  # two threads at once
             return
+        self._counted.places.discard(place)
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import repeat
 from typing import TYPE_CHECKING
@@ -107,8 +108,11 @@ def test_admissions_that_share_a_limit_count_together() -> None:
     assert both[0].maybe_admit({}, Stream()) is None
     assert both[1].maybe_admit({}, Stream()) is None
     given_places[0].leave()
-    admit(both[1])
+    given_places.append(admit(both[1]))
     assert (both[0].stats().open, both[1].stats().open) == (1, 2)
+    for place in given_places:
+        place.leave()
+    assert (both[0].stats().open, both[1].stats().open) == (0, 0)
 
 
 @given(st.lists(st.booleans()), st.integers(1, 5))
@@ -126,6 +130,33 @@ def test_the_count_is_exact_whoever_comes_and_goes(comes: list[bool], limit: int
         stats = places.stats()
         assert stats.open == len(open_places) <= limit
         assert stats.shed == shed
+
+
+def test_admissions_that_share_a_limit_never_exceed_it_among_threads() -> None:
+    both = [Admission(limit=lambda environ: 5, counts_all=True) for _ in range(2)]
+    held, most = list[Place](), list[int]()
+
+    def come_and_go(places: Admission) -> None:
+        for _ in range(1000):
+            place = places.maybe_admit({}, Stream())
+            if place is not None:
+                held.append(place)
+                most.append(len(held))
+                time.sleep(0)
+                held.remove(place)
+                place.leave()
+
+    threads = [threading.Thread(target=come_and_go, args=(both[number % 2],)) for number in range(12)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert max(most) == 5
+    assert [places.stats().open for places in both] == [0, 0]
+    given_places = [admit(both[0]) for _ in range(5)]
+    assert both[1].maybe_admit({}, Stream()) is None
+    for place in given_places:
+        place.leave()
 
 
 def test_the_count_is_exact_among_threads() -> None:
