@@ -82,7 +82,7 @@ def watch(group: MemoryGroup, readers: Sequence[SlowReader], within: float, unti
 
 
 def measure(effort: Effort) -> Outcome:
-    """Run wrapped, then bare for as long."""
+    """Run wrapped, then bare for as long, then wrapped in four workers."""
     outcome = Outcome(
         f"A container of {LIMIT // _MIB} MiB, gthread with {THREADS} threads: {CLIENTS} clients at {RATE // 1000} KB/s, "
         "each asking for two events of 5 MB"
@@ -90,11 +90,13 @@ def measure(effort: Effort) -> Outcome:
     try:
         wrapped = run("wrapped", events=2, within=effort.pick(240, 4))
         bare = run("bare", events=2, within=wrapped.seconds)
+        in_four_workers = run("wrapped", events=2, workers=4, within=effort.pick(240, 4))
     except NoGroup as reason:
         outcome.notes.append(f"**Not measured: {reason}**")
         return outcome
     courses = {"bare": bare, "wrapped": wrapped}
-    outcome.notes.append(table(HEADINGS, [row(way, course) for way, course in courses.items()]))
+    rows = [row(way, course) for way, course in {**courses, "wrapped, four workers": in_four_workers}.items()]
+    outcome.notes.append(table(HEADINGS, rows))
     outcome.plots["container"] = [panel(courses)]
     return outcome
 
