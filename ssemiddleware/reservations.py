@@ -1,7 +1,7 @@
 """How many bytes each process has set aside of a memory that it shares with others, such as the workers in one container.
 
-A file of numbers in shared memory, one place for each process, so that no process needs to be asked and none has to be there.
-What a process writes holds for a second at most: nothing of one that was killed is left to be cleared away.
+A file of numbers in shared memory, one for each user, with a place for each process, so that no process needs to be asked and
+none has to be there. What a process writes holds for a second at most: nothing of one that was killed has to be cleared away.
 
 >>> reservations = Reservations(None)  # a memory that is not shared
 >>> with reservations.alone() as is_alone:
@@ -12,6 +12,7 @@ What a process writes holds for a second at most: nothing of one that was killed
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import logging
 import os
 import stat
@@ -30,7 +31,8 @@ _log = logging.getLogger("ssemiddleware")
 
 HOLDS_FOR = 1.0  # seconds, at most
 _PLACES = 256  # processes that come one after another have different places
-_RESERVATION = struct.Struct("=QQd")  # process, bytes, and time.monotonic(), which is one for all of a machine, when it ends
+# Of a process: which memory, the process, bytes, and when it ends by time.monotonic(), which is one for all of a machine.
+_RESERVATION = struct.Struct("=8sQQd")
 _TRIES, _TRY_EVERY = 20, 0.0005  # seconds; the others need 20 microseconds
 
 
@@ -44,10 +46,11 @@ class Reservations:
     def __init__(self, name: str | None, *, folder: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._process = os.getpid()
+        self._memory = hashlib.blake2b((name or "").encode(), digest_size=8).digest()
         self._file: int | None = None  # its descriptor
         if name is not None and fcntl is not None:
             with self._going_on_alone():
-                self._file = _open(_folder() if folder is None else folder, name)
+                self._file = _open(_folder() if folder is None else folder)
 
     def __del__(self) -> None:
         if self._file is not None:
@@ -73,14 +76,18 @@ class Reservations:
                 content = os.pread(self._file, _PLACES * _RESERVATION.size, 0)
         now, ours = self._clock(), self._process
         reservations = _RESERVATION.iter_unpack(content[: len(content) // _RESERVATION.size * _RESERVATION.size])
-        return sum(size for process, size, until in reservations if process != ours and now < until <= now + HOLDS_FOR)
+        return sum(
+            size
+            for memory, process, size, until in reservations
+            if memory == self._memory and process != ours and now < until <= now + HOLDS_FOR
+        )
 
     def write(self, size: int, until: float) -> None:
         """Say that this process has set *size* bytes aside until then, at most for `HOLDS_FOR`. Takes no lock."""
         with self._going_on_alone():
             if self._file is not None:
                 place = self._process % _PLACES * _RESERVATION.size
-                os.pwrite(self._file, _RESERVATION.pack(self._process, size, until), place)
+                os.pwrite(self._file, _RESERVATION.pack(self._memory, self._process, size, until), place)
 
     @contextlib.contextmanager
     def _going_on_alone(self) -> Iterator[None]:
@@ -110,9 +117,9 @@ def _folder() -> Path:
     return shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
 
 
-def _open(folder: Path, name: str) -> int:
+def _open(folder: Path) -> int:
     """Open the file of this user, or make it. Raises `OSError`, also for one of another user and for a link."""
-    path = folder / f"ssemiddleware-{os.geteuid()}-{name}"
+    path = folder / f"ssemiddleware-{os.geteuid()}"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     found = os.fstat(file)
     if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
