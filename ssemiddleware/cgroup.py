@@ -69,8 +69,9 @@ class CgroupMemory:
 
     @property
     def name(self) -> str:
-        """What no other group is called that is there at the time; the same in all processes of the group. Raises OSError."""
-        found = os.stat(self.groups[0].directory)  # noqa: PTH116
+        """What the outermost group with a limit is called; no other is at the time, in whatever process. Raises OSError."""
+        limited = [group for group in self.groups if group.limit() < self.machine]
+        found = os.stat((limited or self.groups)[-1].directory)  # noqa: PTH116
         return f"{found.st_dev:x}-{found.st_ino:x}"
 
     def read(self) -> Reading | None:
@@ -110,19 +111,25 @@ class _Group:
     # Version 1 tells the limit of ancestors that the mount or the namespace hides. Where they are seen, theirs are read.
     hides_ancestors: bool
 
-    def read(self, machine: int) -> Reading | None:
-        statistics_file = f"{self.directory}/memory.stat"
-        statistics = _read(statistics_file) if self.hides_ancestors else ""
+    def limit(self) -> float:
         limits = [_limit(f"{self.directory}/{name}") for name in self.limits]
+        statistics = _read(self._statistics_file) if self.hides_ancestors else ""
         if "hierarchical_memory_limit " in statistics:
-            limits.append(_statistic(statistics, "hierarchical_memory_limit", statistics_file))
-        limit = min(limits)
+            limits.append(_statistic(statistics, "hierarchical_memory_limit", self._statistics_file))
+        return min(limits)
+
+    def read(self, machine: int) -> Reading | None:
+        limit = self.limit()
         if limit >= machine:
             return None
         usage_file = f"{self.directory}/{self.version.usage}"
         usage = _number(_read(usage_file), usage_file)
-        inactive_file = _statistic(statistics or _read(statistics_file), self.version.inactive_file, statistics_file)
+        inactive_file = _statistic(_read(self._statistics_file), self.version.inactive_file, self._statistics_file)
         return Reading(max(0, usage - inactive_file), int(limit))
+
+    @property
+    def _statistics_file(self) -> str:
+        return f"{self.directory}/memory.stat"
 
 
 def _memberships(text: str) -> Iterator[tuple[_Version, str]]:

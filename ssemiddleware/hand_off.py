@@ -228,7 +228,7 @@ class HandOff:
 
     def _let_producer_go_on(self) -> None:
         self._go_until = 0 if self._turn is not None or self._maybe_pause() else self._sent + self._read_ahead
-        if self.is_closed:  # asked last, since another thread may close
+        if self.is_closed or self._turn is not None:  # asked last, since other threads may have closed, or taken a turn
             self._go_until = 0
 
     # -- the producer

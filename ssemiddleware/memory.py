@@ -25,7 +25,6 @@ from typing import Literal
 import psutil
 
 from .cgroup import CgroupMemory, Reading
-from .reservations import Reservations
 from .turns import Turns
 
 Source = Literal["cgroup", "machine", "process"]
@@ -70,11 +69,12 @@ class MemoryGauge:
         self._begin()
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._reading = threading.Lock()  # held by the one thread that reads; guards all below
         self._read_at = self._succeeded_at = -math.inf
         self._read_source: Callable[[], Reading] | None = None
         self._shared: str | None = None
+        self._has_read = False
+        self._pid = os.getpid()
 
     @property
     def source(self) -> Source:
@@ -96,18 +96,19 @@ class MemoryGauge:
         """
         if self._pid != os.getpid():  # a lock may have been held, and the resident memory was another's
             self._begin()
-        if self._clock() - self._read_at >= _READ_EVERY:
+        if not self._has_read or self._clock() - self._read_at >= _READ_EVERY:
             self._maybe_read()
         return self._last
 
     def _maybe_read(self) -> None:
         reading = self._reading  # after a fork another thread may replace it meanwhile
-        if reading.acquire(blocking=False):
+        if reading.acquire(blocking=not self._has_read):  # only the first is waited for: nothing is known before
             try:
                 now = self._clock()
                 if now - self._read_at >= _READ_EVERY:
                     self._read_at = now
                     self._read_now(now)
+                    self._has_read = True
             finally:
                 reading.release()
 
@@ -131,15 +132,18 @@ class MemoryGauge:
             process, limit = psutil.Process(), self._limit()
             return lambda: Reading(process.memory_info().rss, limit)
         cgroup = CgroupMemory.find(self._root)
-        self._shared = "machine" if cgroup is None else cgroup.name
         return self._read_machine if cgroup is None else lambda: self._read_cgroup_or_machine(cgroup)
 
     def _read_cgroup_or_machine(self, cgroup: CgroupMemory) -> Reading:
-        self._source = "cgroup"
-        return cgroup.read() or self._read_machine()  # a limit may be set, or lifted, at any time
+        reading = cgroup.read()
+        if reading is None:  # a limit may be set, or lifted, at any time
+            return self._read_machine()
+        if self._source != "cgroup" or self._shared is None:
+            self._source, self._shared = "cgroup", cgroup.name
+        return reading
 
     def _read_machine(self) -> Reading:
-        self._source = "machine"
+        self._source = self._shared = "machine"
         memory = psutil.virtual_memory()
         return Reading(memory.total - memory.available, memory.total)
 
@@ -199,7 +203,7 @@ class MemoryGovernor:
             low=low,
             critical=critical,
             short=self._maybe_give_back,
-            reservations=lambda: Reservations(gauge.shared),
+            shared=lambda: gauge.shared,
             clock=clock,
         )
 

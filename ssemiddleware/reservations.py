@@ -1,7 +1,7 @@
-"""How many bytes each process has set aside of a memory that it shares with others, such as the workers in one container.
+"""How many bytes the processes that share a memory have set aside in it, such as the workers in one container.
 
-A file of numbers in shared memory, one for each user, with a place for each process, so that no process needs to be asked and
-none has to be there. What a process writes holds for a second at most: nothing of one that was killed has to be cleared away.
+A file of numbers in shared memory, one for each user, so that no process needs to be asked and none has to be there. What
+stands in it holds for a second at most: nothing of a process that was killed has to be cleared away.
 
 >>> reservations = Reservations(None)  # a memory that is not shared
 >>> with reservations.alone() as is_alone:
@@ -30,64 +30,90 @@ except ImportError:  # pragma: no cover  (Windows, whose servers have one proces
 _log = logging.getLogger("ssemiddleware")
 
 HOLDS_FOR = 1.0  # seconds, at most
-_PLACES = 256  # processes that come one after another have different places
-# Of a process: which memory, the process, bytes, and when it ends by time.monotonic(), which is one for all of a machine.
-_RESERVATION = struct.Struct("=8sQQd")
-_TRIES, _TRY_EVERY = 20, 0.0005  # seconds; the others need 20 microseconds
+_PLACES = 256  # for one reservation each
+# In which memory, whose, bytes, and when it ends by time.monotonic(), which is one for all of a machine. 32 bytes: none
+# lies across two pages, so none is seen half written.
+_RESERVATION = struct.Struct("=8s8sQd")
+_UNTIL = struct.Struct("=d")
 
 
 class Reservations:
-    """What the processes have set aside of the memory called *name*, None for one that is not shared.
+    """What has been set aside of the memory called *name*, by us and by others; None for one that is not shared.
 
-    *folder*: where the file is; by default in shared memory, else where temporary files are. Where it cannot be had, the log
-    is told and each process counts by itself. For one thread at a time, but `write`; a forked process needs another.
+    *folders*: where the file may be; by default in shared memory, or else where temporary files are. Where it cannot be had,
+    the log is told once, and there are no others. For one thread at a time, but `end`; a forked process needs another.
     """
 
-    def __init__(self, name: str | None, *, folder: Path | None = None, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self, name: str | None, *, folders: tuple[Path, ...] | None = None, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.name = name
+        self._folders = folders
         self._clock = clock
-        self._process = os.getpid()
         self._memory = hashlib.blake2b((name or "").encode(), digest_size=8).digest()
-        self._file: int | None = None  # its descriptor
-        if name is not None and fcntl is not None:
-            with self._going_on_alone():
-                self._file = _open(_folder() if folder is None else folder)
+        self._us = os.urandom(8)  # a process may have several, and there may be two processes of one number
+        self._file: int | None = None  # its descriptor; closed at the end only, since another thread may just use it
+        self._is_alone = name is None or fcntl is None
+        self._free: int | None = None  # a place that nobody uses, as far as was seen
+        with self._going_on_alone():
+            if not self._is_alone:
+                self._file = self._open()
 
     def __del__(self) -> None:
         if self._file is not None:
             os.close(self._file)
 
+    @property
+    def is_gone(self) -> bool:
+        """Whether somebody has deleted the file, so that others may have another one."""
+        return self._file is not None and os.fstat(self._file).st_nlink == 0
+
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
-        """Keep the others from deciding meanwhile; the value is False if one of them does so just now, and for long."""
-        is_alone = True
+        """Keep the others from deciding meanwhile; the value is False if one of them does so just now."""
+        file = None if self._is_alone else self._file
+        has_lock = True
         with self._going_on_alone():
-            is_alone = self._file is None or _lock(self._file)
+            has_lock = file is None or _lock(file)
         try:
-            yield is_alone
+            yield has_lock
         finally:
-            if is_alone and self._file is not None:
-                fcntl.flock(self._file, fcntl.LOCK_UN)
+            if has_lock and file is not None:
+                fcntl.flock(file, fcntl.LOCK_UN)
 
     def of_others(self) -> int:
-        """Return the bytes that other processes have set aside."""
-        content = b""
+        """Return the bytes that others have set aside."""
+        content, total, now = b"", 0, self._clock()
         with self._going_on_alone():
-            if self._file is not None:
+            if self._file is not None and not self._is_alone:
                 content = os.pread(self._file, _PLACES * _RESERVATION.size, 0)
-        now, ours = self._clock(), self._process
-        reservations = _RESERVATION.iter_unpack(content[: len(content) // _RESERVATION.size * _RESERVATION.size])
-        return sum(
-            size
-            for memory, process, size, until in reservations
-            if memory == self._memory and process != ours and now < until <= now + HOLDS_FOR
-        )
+        whole = len(content) // _RESERVATION.size
+        self._free = whole if whole < _PLACES else None
+        for place, (memory, owner, size, until) in enumerate(_RESERVATION.iter_unpack(content[: whole * _RESERVATION.size])):
+            if not now < until <= now + HOLDS_FOR:
+                self._free = place
+            elif memory == self._memory and owner != self._us:
+                total += size
+        return total
 
-    def write(self, size: int, until: float) -> None:
-        """Say that this process has set *size* bytes aside until then, at most for `HOLDS_FOR`. Takes no lock."""
+    def begin(self, size: int, until: float) -> int | None:
+        """Set *size* bytes aside until then, at most for `HOLDS_FOR`; return where that stands, None for nowhere.
+
+        To be called behind `of_others`, and `alone` as that.
+        """
+        place, self._free = self._free, None
         with self._going_on_alone():
-            if self._file is not None:
-                place = self._process % _PLACES * _RESERVATION.size
-                os.pwrite(self._file, _RESERVATION.pack(self._memory, self._process, size, until), place)
+            if self._file is not None and not self._is_alone and place is not None:
+                record = _RESERVATION.pack(self._memory, self._us, size, until)
+                os.pwrite(self._file, record, place * _RESERVATION.size)
+                return place
+        return None
+
+    def end(self, place: int, until: float) -> None:
+        """Let the reservation at *place*, which has not ended, end earlier. Takes no lock."""
+        with self._going_on_alone():
+            if self._file is not None and not self._is_alone:
+                os.pwrite(self._file, _UNTIL.pack(until), (place + 1) * _RESERVATION.size - _UNTIL.size)
 
     @contextlib.contextmanager
     def _going_on_alone(self) -> Iterator[None]:
@@ -95,34 +121,32 @@ class Reservations:
         try:
             yield
         except OSError as error:
-            file, self._file = self._file, None
-            if file is not None:
-                os.close(file)
-            _log.warning("what other processes set aside of the memory cannot be seen: %s", error)
+            if not self._is_alone:
+                self._is_alone = True
+                _log.warning("what other processes set aside of the memory cannot be seen: %s", error)
+
+    def _open(self) -> int:
+        *folders, last = self._folders or (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108  (see `_open_in`)
+        for folder in folders:
+            with contextlib.suppress(OSError):
+                return _open_in(folder)
+        return _open_in(last)
 
 
 def _lock(file: int) -> bool:
-    for _ in range(_TRIES):  # no waiting: a process may be stopped while it decides
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            time.sleep(_TRY_EVERY)
-        else:
-            return True
-    return False
+    try:  # no waiting: a process may be stopped while it decides
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
-def _folder() -> Path:
-    shared_memory = Path("/dev/shm")  # noqa: S108  (the file is opened as one that anybody may have put there)
-    return shared_memory if shared_memory.is_dir() else Path(tempfile.gettempdir())
-
-
-def _open(folder: Path) -> int:
-    """Open the file of this user, or make it. Raises `OSError`, also for one of another user and for a link."""
+def _open_in(folder: Path) -> int:
+    """Open the file of this user, or make it. Raises `OSError`, also for what somebody else may have put in its place."""
     path = folder / f"ssemiddleware-{os.geteuid()}"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     found = os.fstat(file)
-    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode):
+    if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(file)
-        raise PermissionError(f"{path} belongs to another user, or is no file")
+        raise PermissionError(f"{path} belongs to another user, or is no file of its own")
     return file

@@ -21,6 +21,7 @@ import threading
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 from .cgroup import Reading
 from .reservations import HOLDS_FOR, Reservations
@@ -45,14 +46,16 @@ class Turn:
     needs: int  # bytes
     until: float
     is_first: bool  # of a stream of which nothing is known
+    reservations: Reservations | None = None  # where other processes see it
+    place: int | None = None  # there
 
 
 class Turns:
     """The turns of this process. For all threads; after a fork it begins at nothing.
 
     *read*: the memory used and its limit. Together with what is set aside, it stays below the mark *critical* unless there is
-    but one turn. Below *low* one is always to be had; *short* is called when none is. *reservations*: gives those of the
-    processes that share the memory; called once in each process.
+    but one turn. Below *low* one is always to be had; *short* is called when none is. *shared*: a name of the memory, the same
+    in all processes that share it, None for one that is not shared; *folders*: see `Reservations`.
     """
 
     def __init__(
@@ -62,20 +65,27 @@ class Turns:
         low: float,
         critical: float,
         short: Callable[[], object] = lambda: None,
-        reservations: Callable[[], Reservations] = lambda: Reservations(None),
+        shared: Callable[[], str | None] = lambda: None,
+        folders: tuple[Path, ...] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._read, self._low, self._critical, self._short, self._clock = read, low, critical, short, clock
-        self._find_reservations = reservations
+        self._shared, self._folders = shared, folders
+        self._beginning: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held its own at the fork
         self._begin()
 
+    def _begin_after_fork(self) -> None:
+        with self._beginning.setdefault(os.getpid(), threading.Lock()):
+            if self._pid != os.getpid():
+                self._begin()
+
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()  # held by who asks for a turn
         self._taken: list[Turn] = []
-        self._reservations: Reservations | None = None  # as long as no turn was asked for
+        self._reservations = Reservations(None)
         self._forced_at = -math.inf  # when a block was last made for which memory did not suffice
         self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
+        self._pid = os.getpid()  # last: from here on threads use all this
 
     def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
         """Return a turn for a stream whose last block had *last* bytes, 0 without one; None if it has to wait.
@@ -84,7 +94,7 @@ class Turns:
         turn ends it.
         """
         if self._pid != os.getpid():
-            self._begin()
+            self._begin_after_fork()
         reading = self._read()
         with self._lock:
             now = self._clock()
@@ -102,14 +112,18 @@ class Turns:
 
     def _take(self, turn: Turn, reading: Reading, waited: float) -> bool:
         """Set memory aside for *turn* if there is some; return whether there is."""
-        if self._reservations is None:
-            self._reservations = self._find_reservations()
+        name = self._shared()
+        if name != self._reservations.name or self._reservations.is_gone:
+            self._reservations = Reservations(name, folders=self._folders, clock=self._clock)
         with self._reservations.alone() as is_alone:
+            if not is_alone and waited < HOLDS_FOR:  # whoever decides for longer has been stopped
+                return False
             others = self._reservations.of_others()
-            if not is_alone or not (self._has_room(turn.needs, reading, others) or self._must_move(waited, others)):
+            if not (self._has_room(turn.needs, reading, others) or self._must_move(waited, others)):
                 return False
             self._taken.append(turn)
-            self._tell_others()
+            turn.reservations = self._reservations
+            turn.place = self._reservations.begin(turn.needs, turn.until)
         return True
 
     def end(self, turn: Turn, size: int) -> None:
@@ -118,15 +132,10 @@ class Turns:
         if turn.is_first:
             turn.is_first = False
             self._expect_less(size)
-        turn.until = min(turn.until, self._clock() + _SEEN_AFTER)
-        if turn.needs:
-            self._tell_others()
-
-    def _tell_others(self) -> None:
-        if self._reservations is not None:
-            now = self._clock()
-            taken = [turn for turn in self._taken if turn.until > now]
-            self._reservations.write(sum(turn.needs for turn in taken), max((turn.until for turn in taken), default=0.0))
+        now, ends = self._clock(), turn.until
+        turn.until = min(ends, now + _SEEN_AFTER)
+        if turn.reservations is not None and turn.place is not None and now < ends:  # then another may have the place
+            turn.reservations.end(turn.place, turn.until)
 
     def _forget_old(self, now: float) -> None:
         for turn in self._taken:
@@ -145,8 +154,8 @@ class Turns:
 
     def _must_move(self, waited: float, others: int) -> bool:
         """Tell whether to give up hope that the clients take what waits, and memory falls with it: one stream at a time."""
-        now = self._clock()
-        if others or self._taken or waited < _PATIENCE or now - self._forced_at < _PATIENCE:
+        now, patience = self._clock(), 2 * _PATIENCE if others or self._taken else _PATIENCE  # smaller ones may always fit
+        if waited < patience or now - self._forced_at < _PATIENCE:
             return False
         self._forced_at = now
         return True

@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -166,6 +167,28 @@ def test_the_gauge_never_waits_for_a_thread_that_reads(group: Group) -> None:
         file.write(str(300 * MiB))
     reader.join(5)
     assert group.gauge.read() == Reading(250 * MiB, 512 * MiB)
+
+
+def test_only_the_first_reading_is_waited_for() -> None:
+    begun, goes_on, readings = threading.Event(), threading.Event(), list[Reading]()
+
+    def read() -> tuple[int, int]:
+        begun.set()
+        goes_on.wait(5)
+        return 80, 100
+
+    gauge = MemoryGauge(read=read)
+    threads = [threading.Thread(target=lambda: readings.append(gauge.read())) for _ in range(4)]
+    threads[0].start()
+    assert begun.wait(5)
+    for thread in threads[1:]:
+        thread.start()
+    time.sleep(0.05)
+    assert not readings
+    goes_on.set()
+    for thread in threads:
+        thread.join(5)
+    assert readings == [Reading(80, 100)] * 4
 
 
 def test_the_last_reading_stays_when_one_fails_and_one_line_tells(group: Group, caplog: pytest.LogCaptureFixture) -> None:
