@@ -21,7 +21,8 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
@@ -44,6 +45,7 @@ _log = logging.getLogger("ssemiddleware")
 _CRITICAL_FOR = 2.0  # seconds above the critical mark, after which streams are ended
 _END_ONE_EVERY = 0.5  # seconds: what an ended stream gives back takes a moment to show
 _FORGET_AFTER = 10.0  # seconds in which what is known of shed requests fades to a third
+_MOST_ORIGINS = 64  # to be remembered
 _MOST_PATIENCE = 8.0  # times `retry` for which a client is sent away, before the jitter
 
 # Shares of the time after which an EventSource comes back. By default that is more than 2 s: for so long a server that stops
@@ -54,11 +56,27 @@ _JITTER = (0.75, 1.5)
 class _Counted:
     """The open streams that count towards one limit, and the lock of all who decide on it."""
 
-    __slots__ = ("lock", "places")
+    __slots__ = ("_holder", "_lock", "places")
 
     def __init__(self) -> None:
-        self.lock = threading.Lock()
+        self._lock = threading.Lock()
+        self._holder = 0
         self.places: set[Place] = set()
+
+    @contextmanager
+    def deciding(self) -> Iterator[None]:
+        """Hold the lock."""
+        with self._lock:
+            self._holder = threading.get_ident()
+            try:
+                yield
+            finally:
+                self._holder = 0
+
+    @property
+    def is_ours(self) -> bool:
+        """Whether this very thread holds the lock: then a garbage collection runs inside it."""
+        return self._holder == threading.get_ident()
 
 
 _of_processes: dict[int, _Counted] = {}  # what counts towards the limit of a process; a fork has another
@@ -152,7 +170,8 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
-        self._lets_others_allow_origins: bool | None = None  # None as long as no page of another origin had a stream
+        self._allows_origins = False  # some of the application's streams were for pages of other origins
+        self._left_to_others: set[str] = set()  # origins of pages whose streams were not, and yet may be: a proxy says so
         # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
         self.observers: list[Callable[[bool], None]] = []
         self._counts_all = counts_all
@@ -167,7 +186,7 @@ class Admission:
 
     def _begin(self) -> None:
         self._counted = _of_processes.setdefault(os.getpid(), _Counted()) if self._counts_all else _Counted()
-        self._lock = self._counted.lock  # guards all below but sets and `_left`: who leaves may do so inside a collection
+        # `deciding` guards all that follows but the sets and `_left`: who leaves may do so inside a garbage collection.
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
         self._most: int | None = None
@@ -176,14 +195,17 @@ class Admission:
         self._shed = 0
         self._pressure = 0.0  # requests that were shed lately
         self._pressed_at = -math.inf
-        self._critical_since: float | None = None
-        self._end_at = math.inf  # when the next stream is to be ended
+        self._end_at = math.inf  # when the next stream is to be ended, as long as memory is critical
         self._pid = os.getpid()  # last: from here on threads use all this
 
     @property
     def open(self) -> int:
         """How many streams are open. Costs nothing, as `stats` does not."""
         return len(self._open)
+
+    def expect(self, limit: int | None) -> None:
+        """Say what the limit will be, as far as is known before the first request."""
+        self._most = limit
 
     def maybe_admit(self, environ: WSGIEnvironment, stream: Stream, *, is_announced: bool = False) -> Place | None:
         """Return a place for one more stream; None if it has to be shed."""
@@ -196,7 +218,7 @@ class Admission:
     def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool) -> Place | None:
         now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
-        with self._lock:
+        with self._counted.deciding():
             self._most = limit
             self._add_up()
             is_full = limit is not None and len(self._counted.places) >= limit
@@ -226,7 +248,7 @@ class Admission:
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
-        if not quietly:
+        if not quietly and not self._counted.is_ours:
             self._tell(has_changed=True)
 
     def _add_up(self) -> None:
@@ -262,16 +284,18 @@ class Admission:
 
     def see_headers(self, environ: WSGIEnvironment, headers: Headers) -> None:
         """See by a stream's headers whether the application answers pages of other origins, or leaves that to a proxy."""
-        if is_cross_origin(environ):
-            allows = allows_other_origins(headers)
-            if allows or self._lets_others_allow_origins is None:  # it may allow some origins and not this one
-                self._lets_others_allow_origins = not allows
+        if not is_cross_origin(environ) or self._allows_origins:
+            return
+        self._allows_origins = allows_other_origins(headers)
+        if not self._allows_origins and len(self._left_to_others) < _MOST_ORIGINS:
+            self._left_to_others.add(environ["HTTP_ORIGIN"])
 
     def send_away(self, environ: WSGIEnvironment, start_response: StartResponse, milliseconds: int) -> Iterable[bytes]:
         """Answer a request that is shed: an EventSource by its own means, so that it comes back; anybody else with 503."""
         has_body = environ.get("REQUEST_METHOD") != "HEAD"
         # Where a proxy adds these, ours would be a second one, which browsers refuse.
-        cross_origin = [] if self._lets_others_allow_origins else open_to_origin(environ)
+        is_left_to_others = not self._allows_origins and environ.get("HTTP_ORIGIN") in self._left_to_others
+        cross_origin = [] if is_left_to_others else open_to_origin(environ)
         if is_event_source(environ):
             headers, _ = amend([("Content-Type", MEDIA_TYPE)])
             start_response("200 OK", headers + cross_origin)
@@ -299,11 +323,11 @@ class Admission:
         """
         self._tell(has_changed=False)
         if self._memory is None or not self._memory.is_critical:
-            self._critical_since = None
+            self._end_at = math.inf
             return
-        with self._lock:
-            if self._critical_since is None:
-                self._critical_since, self._end_at = now, now + _CRITICAL_FOR
+        with self._counted.deciding():
+            if not self._end_at - _CRITICAL_FOR <= now <= self._end_at + _CRITICAL_FOR:  # or nobody has looked for as long
+                self._end_at = now + _CRITICAL_FOR
             elif now < self._end_at:
                 return
             else:
@@ -327,7 +351,7 @@ class Admission:
         if self._pid != os.getpid():
             self._begin_after_fork()
         now = self._clock()
-        with self._lock:
+        with self._counted.deciding():
             streams = self._open.copy()
             self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
             streams = {place for place in streams if not place.is_added_up}

@@ -132,6 +132,7 @@ class SSEMiddleware:
         options |= {"_drain": [], "_told": set(), "_reshapes": _reshapes_of(oversized), "_limits": {}, "_admission": admission}
         for name, value in options.items():
             object.__setattr__(self, name, value)
+        self._admission.expect(max_streams)
         worker = servers.find_calling_worker()
         if worker is not None:
             self._limit_streams(worker.threads)
@@ -149,7 +150,8 @@ class SSEMiddleware:
         if outer is not None and not outer.is_answered:  # wrapped twice: the outer one does it all
             return self.application(environ, start_response)
         stream = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
-        if self.announced(environ) and self._can_start_threads(environ):
+        is_preflight = environ.get("REQUEST_METHOD") == "OPTIONS"  # of a fetch()-based client that is announced by its path
+        if not is_preflight and self.announced(environ) and self._can_start_threads(environ):
             place = self._admission.maybe_admit(environ, stream, is_announced=True)
             if place is None:
                 return self._send_away(environ, start_response, stream)
@@ -342,7 +344,7 @@ class SSEMiddleware:
         return amended, Position(), self._maybe_oversized_events(environ)
 
     def _maybe_oversized_events(self, environ: WSGIEnvironment) -> OversizedEvents | None:
-        path = environ.get("PATH_INFO")
+        path = _path(environ)
         tell = functools.partial(self._tell_of_broken_json, path)
         steps: list[Reshaping] = [step for reshape in self._reshapes if (step := reshape.step(environ, tell))]
         if "long line" not in self._told:
@@ -371,7 +373,7 @@ class SSEMiddleware:
         if inline:
             self._tell_once(
                 "inline",
-                f"{environ.get('PATH_INFO')} streams events to a client that did not announce it "
+                f"{_path(environ)} streams events to a client that did not announce it "
                 f"(Accept: {environ.get('HTTP_ACCEPT', '')}): no heartbeats, and a leave or a deploy is noticed only when the "
                 "application yields. Name such requests with announced=, or yield b'' now and then.",
             )
@@ -405,17 +407,22 @@ class SSEMiddleware:
             self._limits[os.getpid()] = None
             return
         limit = self._limits[os.getpid()] = max(1, threads - max(1, threads // 4))
-        if self.max_streams is None:
-            _log.info(
-                f"at most {limit} event streams at a time in this process, so that {threads - limit} of its {threads} threads "
-                "stay free for other requests; max_streams= sets another number"
-            )
+        if self.max_streams is not None:
+            return
+        self._admission.expect(limit)
+        if threads == 1:
+            _log.info("one event stream at a time takes the only thread of this process: give the server more threads")
+            return
+        _log.info(
+            f"at most {limit} event streams at a time in this process, so that {threads - limit} of its {threads} threads "
+            "stay free for other requests; max_streams= sets another number"
+        )
 
     def _send_away(self, environ: WSGIEnvironment, start_response: StartResponse, stream: Stream) -> Iterable[bytes]:
         stream.end(SHED)
         self._tell_once(
             "shed",
-            f"{environ.get('PATH_INFO')} was sent away, and others will be, in silence: {self._admission.open} event "
+            f"{_path(environ)} was sent away, and others will be, in silence: {self._admission.open} event "
             "streams are open in this process, which is as many as max_streams= or the server's threads allow, or memory is "
             "critical",
         )
@@ -428,6 +435,11 @@ class SSEMiddleware:
         if subject not in self._told:
             self._told.add(subject)
             _log.warning(line)
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    """Return the path that was asked for, for the log; the application may be mounted somewhere."""
+    return f"{environ.get('SCRIPT_NAME', '')}{environ.get('PATH_INFO', '')}"
 
 
 _OPTIONS: dict[str, object] = SSEMiddleware.__init__.__kwdefaults__ or {}  # and their defaults
@@ -460,7 +472,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option ma
     "heartbeat": _SECONDS_OR_NONE,
     "max_block": (_is_whole(16), "a whole number of bytes from 16"),
     "read_ahead": (_is_whole(1), "a positive whole number of bytes"),
-    "memory": (_or_none(lambda value: isinstance(value, MemoryGovernor)), "a MemoryGovernor or None"),
+    "memory": (
+        _or_none(lambda value: isinstance(value, MemoryGovernor)),
+        'a MemoryGovernor, such as MemoryGovernor("512MiB"), or None',
+    ),
     "max_streams": (_or_none(_is_whole(1)), "a positive whole number of streams or None"),
     "on_shed": (_or_none(callable), "a WSGI application (a callable) or None"),
     "oversized": (lambda value: _reshapes_of(value) is not None, "Fold(...), Fragment(...), a list with one of each, or None"),

@@ -34,6 +34,7 @@ except ImportError as error:
 
 from .memory import State
 from .middleware import SSEMiddleware
+from .servers import find_calling_worker
 from .stats import Stats
 from .stream import REASONS
 
@@ -222,8 +223,8 @@ class _Publisher:
     """Has each process write its numbers to where prometheus_client's ``MultiProcessCollector`` finds them.
 
     The streams' own threads do it as they begin, go on and end, and always when none is open any more; and the process when it
-    exits. Never inside a garbage collection, where this very thread may hold the lock that prometheus_client
-    writes under (its own GCCollector has hung so, its issue 322).
+    exits. No stream that a garbage collection ends waits for who writes just now: that may be this very thread, inside the lock
+    that prometheus_client writes under (its own GCCollector has hung so, its issue 322).
     """
 
     def __init__(self, middlewares: Mapping[str, SSEMiddleware]) -> None:
@@ -231,17 +232,21 @@ class _Publisher:
         self._places: dict[tuple[str, str, str], Counter | Gauge] = {}  # by metric, name of the middleware, value of the label
         self._has_failed = False
         self._pid = 0  # no process has written
+        self._beginning: dict[int, threading.Lock] = {}
         for metric in _metrics_of(*middlewares.values()):
             self._find_places(metric)
         for middleware in middlewares.values():
             middleware._admission.observers.append(self._maybe_write)
+        if find_calling_worker() is not None:  # a process that only loads the application for others has no numbers
+            self._maybe_write(has_changed=True)
 
     def _begin(self) -> None:
-        self._pid = os.getpid()
         self._lock = threading.Lock()  # guards what follows
         self._written: dict[tuple[str, str, str], float] = {}
+        self._has_changed = self._is_due = False
         self._write_at = -math.inf
-        atexit.register(self._write, self._pid)
+        atexit.register(self._write, os.getpid())
+        self._pid = os.getpid()  # last
 
     def _find_places(self, metric: _Metric) -> None:
         """Make all places of *metric*, so that each shows 0 from the start."""
@@ -257,11 +262,24 @@ class _Publisher:
 
     def _maybe_write(self, has_changed: bool) -> None:
         if self._pid != os.getpid():
-            self._begin()
-        if time.monotonic() >= self._write_at or not any(each._admission.open for each in self._middlewares.values()):
-            self._write(self._pid)
-        elif has_changed:  # these numbers at least: an inline stream may be silent from now on, and then nobody looks
-            with self._writing():
+            with self._beginning.setdefault(os.getpid(), threading.Lock()):
+                if self._pid != os.getpid():
+                    self._begin()
+        self._has_changed = self._has_changed or has_changed
+        self._is_due = True  # who writes just now, maybe this very thread before a garbage collection, looks once more
+        while self._is_due and self._lock.acquire(blocking=False):
+            try:
+                self._is_due = False
+                self._write_what_is_due()
+            finally:
+                self._lock.release()
+
+    def _write_what_is_due(self) -> None:
+        has_changed, self._has_changed = self._has_changed, False
+        with self._going_on():
+            if time.monotonic() >= self._write_at or not any(each._admission.open for each in self._middlewares.values()):
+                self._write_all()
+            elif has_changed:  # these numbers at least: an inline stream may be silent from now on, and then nobody looks
                 for name, middleware in self._middlewares.items():
                     announced, inline = middleware._admission.count_open()
                     self._put(_METRICS[0].name, name, "announced", announced)
@@ -271,22 +289,24 @@ class _Publisher:
         """Write what has changed, if this is the process *pid*."""
         if pid != os.getpid():
             return  # a fork leaves the process, and what its parent registered is called
-        with self._writing():
-            began = time.monotonic()
-            for name, middleware in self._middlewares.items():
-                self._write_stats(name, middleware, middleware.stats())
-            self._write_at = began + min(_WRITE_EVERY, (time.monotonic() - began) / _SHARE)
+        with self._lock, self._going_on():
+            self._write_all()
+
+    def _write_all(self) -> None:
+        began = time.monotonic()
+        for name, middleware in self._middlewares.items():
+            self._write_stats(name, middleware, middleware.stats())
+        self._write_at = began + min(_WRITE_EVERY, (time.monotonic() - began) / _SHARE)
 
     @contextmanager
-    def _writing(self) -> Iterator[None]:
-        """Hold the lock; a failure stops no stream."""
-        with self._lock:
-            try:
-                yield
-            except Exception:
-                if not self._has_failed:
-                    self._has_failed = True
-                    _log.exception("the numbers for Prometheus cannot be written")
+    def _going_on(self) -> Iterator[None]:
+        """Go on after a failure: it stops no stream."""
+        try:
+            yield
+        except Exception:
+            if not self._has_failed:
+                self._has_failed = True
+                _log.exception("the numbers for Prometheus cannot be written")
 
     def _write_stats(self, name: str, middleware: SSEMiddleware, stats: Stats) -> None:
         for metric in _metrics_of(middleware):

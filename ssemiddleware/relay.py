@@ -111,7 +111,7 @@ class Relay:
 
     def join(self, timeout: float) -> bool:
         """Wait at most *timeout* seconds for the relay thread; return whether it has ended."""
-        if self._thread.ident is not None:
+        if self._thread.ident is not None and self._thread is not threading.current_thread():  # inside a collection
             self._thread.join(timeout)
         return not self._thread.is_alive()
 

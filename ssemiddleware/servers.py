@@ -175,7 +175,7 @@ def _find_caller(is_it: Callable[[Any], bool]) -> Any:
 
 
 def _is_worker(found: object) -> bool:
-    return all(hasattr(found, name) for name in ("alive", "notify", "cfg", "ppid"))
+    return any((base.__module__, base.__name__) == ("gunicorn.workers.base", "Worker") for base in type(found).__mro__)
 
 
 def count_threads(environ: WSGIEnvironment) -> int | None:

@@ -207,13 +207,13 @@ from ssemiddleware import Stream
 from ssemiddleware.admission import Admission
 places = Admission(limit=lambda environ: 1)
 place = places.maybe_admit({}, Stream())
-assert places._lock.acquire()  # as a thread of the parent may hold it
+assert places._counted._lock.acquire()  # as a thread of the parent may hold it
 child = os.fork()
 if child == 0:
     place.leave()  # the parent's
     own = places.maybe_admit({}, Stream())
     os._exit(0 if own and places.stats().open == 1 and not places.stats().ended else 1)
-places._lock.release()
+places._counted._lock.release()
 assert os.waitpid(child, 0)[1] == 0, "the child counts its parent's streams"
 assert places.stats().open == 1
 """
@@ -322,6 +322,19 @@ def test_who_pulls_much_is_hungry_too_although_it_holds_little() -> None:
     streams[1].carried.bytes_in += 100
     places.relieve(1002.0)
     assert ended(streams) == [1]
+
+
+def test_who_comes_long_after_others_is_not_ended_for_what_they_saw() -> None:
+    memory = Memory()
+    places = admission(memory=memory)
+    memory.share = 0.95
+    places.relieve(1000.0)
+    streams = open_places(places, [10])  # an hour later; nobody has looked meanwhile
+    places.relieve(4600.0)
+    places.relieve(4601.9)
+    assert ended(streams) == []
+    places.relieve(4602.0)
+    assert ended(streams) == [0]
 
 
 def test_no_stream_ends_once_memory_has_fallen() -> None:
@@ -458,6 +471,17 @@ def test_other_origins_are_left_to_a_proxy_where_the_application_does_so(
     shed = Response(middleware, environ_of(asking))
     assert shed.body().startswith(b"retry: ")
     assert ("Access-Control-Allow-Origin" not in shed.headers) is is_left_to_others
+    first.close()
+
+
+def test_a_page_that_is_not_allowed_locks_no_other_out() -> None:
+    application = application_of(repeat(b"data: x\n\n"), EVENT_STREAM)
+    middleware = SSEMiddleware(application, max_streams=1)
+    first = Response(middleware, environ_of({**EVENT_SOURCE, "HTTP_ORIGIN": "https://other.example"}))
+    next(iter(first.iterable))
+    shed = Response(middleware, environ_of({**EVENT_SOURCE, **OTHER_ORIGIN}))
+    shed.body()
+    assert shed.headers["Access-Control-Allow-Origin"] == "https://page.example"
     first.close()
 
 
@@ -692,6 +716,71 @@ def test_the_last_quarter_of_the_threads_stays_free_and_at_least_one(threads: in
     middleware._limit_streams(threads)
     Response(middleware, environ_of(ANNOUNCED)).close()
     assert middleware.stats().most_streams == streams
+
+
+def test_a_server_with_one_thread_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    middleware = SSEMiddleware(streaming())
+    with caplog.at_level(logging.INFO, "ssemiddleware"):
+        middleware._limit_streams(1)
+    assert [record.message for record in caplog.records] == [
+        "one event stream at a time takes the only thread of this process: give the server more threads"
+    ]
+
+
+def test_a_preflight_request_is_neither_announced_nor_shed() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] == "OPTIONS":
+            start_response("204 No Content", [("Access-Control-Allow-Headers", "authorization")])
+            return []
+        return streaming()(environ, start_response)
+
+    middleware = SSEMiddleware(application, max_streams=1, announced=lambda environ: True)
+    first = Response(middleware, environ_of({"REQUEST_METHOD": "POST"}))
+    preflight = Response(middleware, environ_of({"REQUEST_METHOD": "OPTIONS", **OTHER_ORIGIN}))
+    assert preflight.body() == b""
+    assert (preflight.status, preflight.headers["Access-Control-Allow-Headers"]) == ("204 No Content", "authorization")
+    first.close()
+
+
+def test_a_stream_that_becomes_an_error_page_and_a_stream_again_has_a_place() -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [EVENT_STREAM])
+        try:
+            raise ValueError
+        except ValueError:
+            start_response("500 Internal Server Error", [("Content-Type", "text/plain")], sys.exc_info())
+            start_response("200 OK", [EVENT_STREAM], sys.exc_info())
+        return repeat(b"data: x\n\n")
+
+    middleware = SSEMiddleware(application, max_streams=1)
+    response = Response(middleware, environ_of(INLINE))
+    next(iter(response.iterable))
+    assert middleware.stats().open == 1
+    response.close()
+    assert (middleware.stats().open, sum(middleware.stats().ended.values())) == (0, 1)
+
+
+def test_a_stream_that_a_collection_ends_inside_a_decision_waits_for_nobody() -> None:
+    middleware = SSEMiddleware(streaming())
+    told = []
+    middleware._admission.observers.append(lambda has_changed: told.append(middleware.stats().open))
+
+    def outer(iterable: Iterable[bytes]) -> Iterator[bytes]:
+        try:
+            yield from iterable
+        finally:
+            iterable.close()  # type: ignore[attr-defined]  # a layer outside that closes what it wraps
+
+    response = Response(middleware, environ_of(ANNOUNCED))
+    forgotten = [outer(response.iterable)]
+    next(forgotten[0])
+    forgotten.append(forgotten)  # type: ignore[arg-type]
+    with middleware._admission._counted.deciding():
+        before = len(told)
+        del forgotten, response
+        gc.collect()
+        assert len(told) == before
+    assert middleware.stats().open == 0
 
 
 def test_where_threads_cannot_be_counted_there_is_no_limit() -> None:

@@ -30,6 +30,7 @@ from ssemiddleware.stream import REASONS
 from ssemiddleware.testing import open_stream
 
 from .applications import DEADLINE, EVENT_STREAM, Response, environ_of
+from .test_servers import ThreadWorker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -94,7 +95,7 @@ def test_what_streams_have_carried_is_shown() -> None:
 def test_open_streams_are_shown_by_their_path() -> None:
     middleware = SSEMiddleware(three_events, max_streams=5)
     registry = registry_of(StreamCollector(middleware))
-    assert sample(samples_of(registry), "max_streams") == float("inf")  # as long as nobody has asked for one
+    assert sample(samples_of(registry), "max_streams") == 5
     with open_stream(middleware) as announced, open_stream(middleware, headers=INLINE) as inline:
         announced.next_event()
         inline.next_event()
@@ -105,6 +106,10 @@ def test_open_streams_are_shown_by_their_path() -> None:
     shown = samples_of(registry)
     assert sample(shown, "open_streams", path="announced") == 0
     assert sample(shown, "open_streams", path="inline") == 0
+
+
+def test_without_a_limit_any_number_of_streams_may_be_open() -> None:
+    assert sample(samples_of(registry_of(StreamCollector(SSEMiddleware(three_events)))), "max_streams") == float("inf")
 
 
 def test_every_reason_is_shown_from_the_start() -> None:
@@ -268,6 +273,33 @@ def count_while_streams_go_on() -> None:
     assert sample(shared(), "ended_streams_total", reason="client gone") == 1
 
 
+def test_a_worker_s_numbers_are_there_once_it_has_loaded_the_application(tmp_path: Path) -> None:
+    run(load_in_a_worker, tmp_path)
+
+
+def load_in_a_worker() -> None:
+    def load() -> None:
+        middleware = SSEMiddleware(three_events)
+        assert middleware.stats().most_streams == 24
+        StreamCollector(middleware)
+
+    ThreadWorker().handle_request(load)
+    assert sample(shared(), "max_streams") == 24
+    assert sample(shared(), "memory_limit_bytes") > 0
+
+
+def test_a_process_that_loads_the_application_for_workers_has_no_numbers(tmp_path: Path) -> None:
+    run(load_for_workers, tmp_path)
+
+
+def load_for_workers() -> None:
+    middleware = SSEMiddleware(three_events, max_streams=3)
+    StreamCollector(middleware)
+    assert sample(shared(), "max_streams") == 0
+    in_a_child(lambda: begin(middleware))
+    assert sample(shared(), "max_streams") == 3
+
+
 def test_nothing_is_written_inside_a_garbage_collection(tmp_path: Path) -> None:
     run(forget_a_stream, tmp_path)
 
@@ -285,6 +317,24 @@ def forget_a_stream() -> None:
             del response
             gc.collect()
         assert middleware.stats().open == 0
+
+
+def test_a_stream_that_a_collection_ends_while_numbers_are_written_waits_for_nobody(tmp_path: Path) -> None:
+    run(end_a_stream_while_numbers_are_written, tmp_path)
+
+
+def end_a_stream_while_numbers_are_written() -> None:
+    middleware = SSEMiddleware(three_events)
+    StreamCollector(middleware)
+    for accept in ("*/*", "text/event-stream"):
+        response = Response(middleware, environ_of({"HTTP_ACCEPT": accept}))
+        next(iter(response.iterable))
+        with middleware._admission.observers[0].__self__._lock:  # type: ignore[attr-defined]
+            response.close()
+    assert sample(shared(), "open_streams", path="announced") == 1
+    response = begin(middleware)
+    assert sample(shared(), "open_streams", path="announced") == 0
+    response.close()
 
 
 def test_numbers_that_cannot_be_written_are_told_once(tmp_path: Path) -> None:

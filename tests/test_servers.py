@@ -143,7 +143,14 @@ def test_a_socket_that_cannot_say_its_number_is_gone() -> None:
     assert servers.ClientSocket(holder(fileno=fileno)).is_gone()
 
 
-class SyncWorker:
+class Worker:
+    """Looks like what all of gunicorn's workers are."""
+
+
+Worker.__module__ = "gunicorn.workers.base"
+
+
+class SyncWorker(Worker):
     """Looks like a gunicorn worker, and calls an application as one does."""
 
     cfg = ppid = None
@@ -191,6 +198,30 @@ def test_a_worker_that_is_not_sync_is_not_told_that_it_lives() -> None:
 def test_without_gunicorn_no_worker_is_looked_for() -> None:
     assert servers.find_worker({}) is None
     assert servers._workers == {}
+
+
+class Settings:
+    """Has whatever is asked for."""
+
+    def __getattr__(self, name: str) -> None:
+        return None
+
+    def call(self, this: Callable[[], object]) -> object:
+        return this()
+
+
+class Unready(Settings):
+    """Has nothing yet."""
+
+    @property
+    def alive(self) -> bool:
+        raise RuntimeError("not started")
+
+
+@pytest.mark.usefixtures("no_workers")
+@pytest.mark.parametrize("caller", [Settings(), Unready()])
+def test_other_callers_are_not_taken_for_a_worker(caller: Settings) -> None:
+    assert caller.call(servers.find_calling_worker) is None
 
 
 @pytest.mark.usefixtures("no_workers")
