@@ -84,6 +84,7 @@ class InlineStart:
         self.is_event_stream = streams_events
         if not streams_events and self.place is not None:
             self.place.forget()
+            self.place = None
         return self._cutting(write) if streams_events else write
 
     def leave(self) -> None:
@@ -218,10 +219,9 @@ class InlineStream:
         return True
 
     def _must_end(self, now: float) -> bool:
-        if self.ending is None:  # it has not begun
-            return False
-        self.ending.look(now)
-        return self.ending.client_is_gone or self.ending.is_near
+        ending = self.ending = self.ending or self.begin()
+        ending.look(now)
+        return ending.client_is_gone or ending.is_near
 
     def _maybe_pause(self) -> float:
         return 0.0 if self._next_pause is None else self._next_pause()
@@ -245,7 +245,7 @@ class InlineStream:
         passed = run = unseen = size = 0  # bytes and blocks that have left without a look; `run`: blocks that may, in a row
         blocks_passed, last = 0, b""
         try:
-            if start.is_event_stream and self._begins_without_body():
+            if start.is_event_stream and (yield from self._ends_before_its_first_block()):
                 return
             blocks = iter(self._iterable)
             first = next(blocks, _END)
@@ -310,6 +310,18 @@ class InlineStream:
             self.end_turn(0)
             start.leave()
 
+    def _ends_before_its_first_block(self) -> Generator[bytes, None, bool]:
+        """Wait for memory before the first pull, and return whether the stream has to end meanwhile; HEAD pulls nothing."""
+        if not self._has_body:
+            return True
+        self.pause_for_memory(None)
+        if self.ending is None or not self._must_end(self.clock()):
+            return False
+        if not self.ending.client_is_gone:
+            last_block = self.ending.maybe_last_block(self.position, self.clock(), more_waits=False)
+            yield from self.leave_as(last_block or b"")
+        return True
+
     def _count_passed(self, blocks: int, size: int, last: bytes) -> None:
         if not blocks:
             return
@@ -349,12 +361,6 @@ class InlineStream:
         for block in self._start.reshape_rest() if self._has_body else ():
             yield from self.leave_as(block)
 
-    def _begins_without_body(self) -> bool:
-        """Wait for memory before the first pull; HEAD pulls nothing."""
-        if self._has_body:
-            self.pause_for_memory(None)
-        return not self._has_body
-
 
 class _Looks:
     """The looks at clock, client, worker and memory that an `InlineStream` takes now and then, and what follows from them."""
@@ -364,7 +370,7 @@ class _Looks:
         self.next_at = 0.0
         self._inline = inline
         self._blocks = blocks
-        self._ending = inline.ending = inline.begin()
+        self._ending = inline.ending = inline.ending or inline.begin()
         self._position = inline.position
         self._silent_since = inline.clock()
         self._size = 0  # of the block that came last

@@ -695,7 +695,10 @@ def test_a_stream_nobody_announced_is_told_about_once_with_the_remedy(caplog: py
         *[("max_block", value, "a whole number of bytes from 16") for value in (15, 0, 1.5, "1", None, True, math.nan)],
         *[("read_ahead", value, "a positive whole number of bytes") for value in (0, -1, 1.5, None, math.inf)],
         *[("retry", value, "a positive whole number of milliseconds or None") for value in (0, -1, 1.5, "3000", True)],
-        *[("memory", value, "a MemoryGovernor or None") for value in (0.8, "80%", MemoryGovernor)],
+        *[
+            ("memory", value, r'a MemoryGovernor, such as MemoryGovernor\("512MiB"\), or None')
+            for value in (0.8, "80%", MemoryGovernor)
+        ],
         *[("max_streams", value, "a positive whole number of streams or None") for value in (0, -1, 1.5, "10", True)],
         *[("on_shed", value, r"a WSGI application \(a callable\) or None") for value in (0, "shop:busy")],
         *[("announced", value, "a callable that takes the environ") for value in (None, True, "/chat")],
@@ -945,3 +948,40 @@ def test_wrap_shows_what_an_import_lacks(tmp_path: Path, monkeypatch: pytest.Mon
     monkeypatch.syspath_prepend(tmp_path)
     with pytest.raises(ModuleNotFoundError, match=r"^No module named 'missing_dependency'$"):
         wrap("shop_with_a_fault:app")
+
+
+@pytest.mark.parametrize("way", ["leave", "drain"])
+@both_paths
+def test_a_stream_that_waits_for_its_first_turn_sees_that_it_must_end(request_: dict[str, str], way: str) -> None:
+    governor = MemoryGovernor(read=lambda: (250, 256))  # critical, and nobody else has a stream: one may begin, and waits
+    middleware = SSEMiddleware(application_of([b"data: x\n\n"]), memory=governor)
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        environ = environ_of({"HTTP_ACCEPT": "*/*", **request_}) | {"gunicorn.socket": ours}
+        response = Response(middleware, environ)
+        blocks: list[bytes] = []
+        server = threading.Thread(target=lambda: blocks.extend(response.iterable))
+        server.start()
+        time.sleep(0.1)
+        if way == "leave":
+            theirs.close()
+        else:
+            middleware.drain()
+        server.join(DEADLINE)
+        assert not server.is_alive()
+        response.close()
+    assert environ["ssemiddleware.stream"].reason == ("client gone" if way == "leave" else "drain")
+
+
+def test_a_stream_may_be_closed_by_its_own_application() -> None:
+    responses: list[Response] = []
+    was_closed = threading.Event()
+
+    def produce() -> Iterator[bytes]:
+        yield b"data: x\n\n"
+        responses[0].iterable.close()  # type: ignore[attr-defined]  # as a garbage collection on this thread may do
+        was_closed.set()
+        yield b"data: y\n\n"
+
+    responses.append(Response(SSEMiddleware(application_of(produce())), environ_of(ANNOUNCED)))
+    assert was_closed.wait(DEADLINE)
