@@ -75,6 +75,10 @@ export function fragmented(Base) {
         #joiner = new FragmentJoiner();
         /** @type {((this: EventSource, event: ProgressEvent) => any) | null} */
         #onprogress = null;
+        /** @type {((this: EventSource, event: MessageEvent) => any) | null} */
+        #onmessage = null;
+        /** @param {MessageEvent} event */
+        #toOnmessage = event => this.#onmessage?.(event);
 
         /**
          * Open the URL with `sse-fragments=1` in its query.
@@ -102,6 +106,19 @@ export function fragmented(Base) {
 
         set onprogress(handler) {
             this.#onprogress = typeof handler === "function" ? handler : null;
+        }
+
+        /** As in any `EventSource`, but npm's would not call its own for an event that we dispatch. */
+        get onmessage() {
+            return this.#onmessage;
+        }
+
+        set onmessage(handler) {
+            this.#onmessage = typeof handler === "function" ? handler : null;
+            if (this.#onmessage)
+                super.addEventListener("message", this.#toOnmessage); // which is there once, however often it is added
+            else
+                super.removeEventListener("message", this.#toOnmessage);
         }
 
         /** End the stream for good, and an unfinished event with it. */

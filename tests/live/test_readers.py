@@ -6,7 +6,9 @@ is asserted too, as far as that does not take its time: when it gets better, the
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from benchmarks.readers.harness import (
     serving,
 )
 from benchmarks.readers.python_reader import READERS
+from ssemiddleware.__main__ import CLIENT
+from ssemiddleware.fragment import Fragmenting
 
 pytestmark = pytest.mark.live
 
@@ -130,3 +134,24 @@ def test_httpx2_refuses_an_event_of_more_than_a_mebibyte(sender: Server, reader:
         reading = sender.ask(reader, way, "orders", size, within=WITHIN)
         assert reading.verdict is Verdict.REFUSED, reading
         assert reading.said == "SSEError: Server-sent event exceeded the 1048576 byte limit."
+
+
+# -- Messages, which `onmessage` gets too
+
+
+MESSAGES = ["small", "in several fragments", "small", "again in several fragments", "bye", "for the listener alone"]
+STREAM = b"".join(Fragmenting(over=16, size=24).feed("".join(f"data: {data}\n\n" for data in MESSAGES).encode())).decode()
+
+
+@pytest.mark.parametrize("origin", ["npm", "node"])
+def test_onmessage_gets_each_message_once_whether_in_fragments_or_not(npm_packages: Path, origin: str) -> None:
+    assert STREAM.count("event: fragment\n") == 6  # two a message
+    options = ["--experimental-eventsource"] if origin == "node" else []
+    script = Path(__file__).with_name("messages.mjs")
+    command = ["node", *options, str(script), origin, str(CLIENT), STREAM, str(npm_packages)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False)
+    if "bad option: --experimental-eventsource" in done.stderr:
+        pytest.skip("no EventSource in this Node")
+    assert done.stdout, done.stderr
+    until_bye = MESSAGES[: MESSAGES.index("bye") + 1]
+    assert json.loads(done.stdout) == {"replaced": [], "onmessage": until_bye, "listener": MESSAGES, "left": None}
