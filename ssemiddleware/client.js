@@ -66,14 +66,22 @@ export class FragmentJoiner {
 }
 
 /**
+ * What the class has beside an `EventSource`, which takes an event of the type `progress` for a message.
+ * @typedef {(this: EventSource, event: ProgressEvent) => any} ProgressListener
+ * @typedef {(type: "progress", listener: ProgressListener, options?: boolean | AddEventListenerOptions) => void} Listening
+ * @typedef {{onprogress: ProgressListener | null, addEventListener: Listening, removeEventListener: Listening}} Progressing
+ */
+
+/**
  * Return a class of `Base`, which is an `EventSource`, that asks for fragments and joins them.
  * @template {new (...parameters: any[]) => EventSource} Base
  * @param {Base} Base
+ * @returns {(new (...parameters: any[]) => Progressing) & Base}
  */
 export function fragmented(Base) {
     return class FragmentedEventSource extends Base {
         #joiner = new FragmentJoiner();
-        /** @type {((this: EventSource, event: ProgressEvent) => any) | null} */
+        /** @type {ProgressListener | null} */
         #onprogress = null;
         /** @type {((this: EventSource, event: MessageEvent) => any) | null} */
         #onmessage = null;

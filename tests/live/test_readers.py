@@ -58,11 +58,21 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def npm_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the packages."""
+    return folder_with(NPM_PACKAGES, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the compiler."""
+    return folder_with(("typescript@5.9.3",), tmp_path_factory)
+
+
+def folder_with(packages: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("npm")
     reason = f"no {' and no '.join(missing)}: {NODE_REMEDY}" if (missing := lacks_node()) else ""
     if not reason:
         try:
-            install_npm_packages(folder)
+            install_npm_packages(folder, packages)
         except RuntimeError as error:
             reason = str(error)
     if reason and os.environ.get("SSEMIDDLEWARE_REQUIRE_NODE"):
@@ -155,3 +165,36 @@ def test_onmessage_gets_each_message_once_whether_in_fragments_or_not(npm_packag
     assert done.stdout, done.stderr
     until_bye = MESSAGES[: MESSAGES.index("bye") + 1]
     assert json.loads(done.stdout) == {"replaced": [], "onmessage": until_bye, "listener": MESSAGES, "left": None}
+
+
+# -- Types
+
+
+USE = """
+import {FragmentedEventSource, FragmentJoiner} from "./client.js";
+
+const source = new FragmentedEventSource("/events", {withCredentials: true});
+const alsoAny: EventSource = source;
+source.onmessage = event => event.data.length;
+source.onprogress = event => event.loaded / event.total;
+const show = (event: ProgressEvent) => console.log(event.loaded / event.total);
+source.addEventListener("progress", show);
+source.removeEventListener("progress", show);
+source.addEventListener("progress", event => console.log((event as ProgressEvent).loaded));
+source.addEventListener("progress", (event: MessageEvent) => console.log(event.data));  // the application's own
+source.addEventListener("report", event => console.log(event.data));
+const whole = new FragmentJoiner().join({type: "message", data: "", lastEventId: ""})?.data.length;
+// @ts-expect-error: it is a number
+const state: string = source.readyState;
+// @ts-expect-error: it has no data
+source.onprogress = event => event.data;
+"""
+
+
+def test_typescript_knows_the_types_of_messages_and_of_progress(typescript: Path) -> None:
+    (typescript / "client.js").write_bytes(CLIENT.read_bytes())
+    (typescript / "use.ts").write_text(USE)
+    options = "--noEmit --strict --allowJs --checkJs --target es2022 --module esnext --moduleResolution bundler"
+    command = [str(typescript / "node_modules/.bin/tsc"), *options.split(), "use.ts"]
+    done = subprocess.run(command, cwd=typescript, capture_output=True, text=True, timeout=WITHIN, check=False)
+    assert (done.stdout, done.returncode) == ("", 0)
