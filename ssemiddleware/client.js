@@ -164,8 +164,10 @@ export const FragmentedEventSource = fragmented(globalThis.EventSource ?? class 
  * @param {string} url
  */
 function asking(url) {
+    url = url.replace(/^[\0-\x20]+|[\0-\x20]+$/g, ""); // as the URL parser does
     const hash = url.includes("#") ? url.indexOf("#") : url.length;
-    const before = url.slice(0, hash);
+    // Nothing is the page itself, with its query, which a query of ours alone would replace.
+    const before = url.slice(0, hash) || (globalThis.document?.baseURI ?? "").replace(/#.*/, "");
     return `${before}${before.includes("?") ? "&" : "?"}sse-fragments=1${url.slice(hash)}`;
 }
 
