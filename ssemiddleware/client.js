@@ -66,15 +66,27 @@ export class FragmentJoiner {
 }
 
 /**
+ * What the class has beside an `EventSource`, which takes an event of the type `progress` for a message.
+ * @typedef {(this: EventSource, event: ProgressEvent) => any} ProgressListener
+ * @typedef {(type: "progress", listener: ProgressListener, options?: boolean | AddEventListenerOptions) => void} Listening
+ * @typedef {{onprogress: ProgressListener | null, addEventListener: Listening, removeEventListener: Listening}} Progressing
+ */
+
+/**
  * Return a class of `Base`, which is an `EventSource`, that asks for fragments and joins them.
  * @template {new (...parameters: any[]) => EventSource} Base
  * @param {Base} Base
+ * @returns {(new (...parameters: any[]) => Progressing) & Base}
  */
 export function fragmented(Base) {
     return class FragmentedEventSource extends Base {
         #joiner = new FragmentJoiner();
-        /** @type {((this: EventSource, event: ProgressEvent) => any) | null} */
+        /** @type {ProgressListener | null} */
         #onprogress = null;
+        /** @type {((this: EventSource, event: MessageEvent) => any) | null} */
+        #onmessage = null;
+        /** @param {MessageEvent} event */
+        #toOnmessage = event => this.#onmessage?.(event);
 
         /**
          * Open the URL with `sse-fragments=1` in its query.
@@ -102,6 +114,19 @@ export function fragmented(Base) {
 
         set onprogress(handler) {
             this.#onprogress = typeof handler === "function" ? handler : null;
+        }
+
+        /** As in any `EventSource`, but npm's would not call its own for an event that we dispatch. */
+        get onmessage() {
+            return this.#onmessage;
+        }
+
+        set onmessage(handler) {
+            this.#onmessage = typeof handler === "function" ? handler : null;
+            if (this.#onmessage)
+                super.addEventListener("message", this.#toOnmessage); // which is there once, however often it is added
+            else
+                super.removeEventListener("message", this.#toOnmessage);
         }
 
         /** End the stream for good, and an unfinished event with it. */
@@ -139,8 +164,10 @@ export const FragmentedEventSource = fragmented(globalThis.EventSource ?? class 
  * @param {string} url
  */
 function asking(url) {
+    url = url.replace(/^[\0-\x20]+|[\0-\x20]+$/g, ""); // as the URL parser does
     const hash = url.includes("#") ? url.indexOf("#") : url.length;
-    const before = url.slice(0, hash);
+    // Nothing is the page itself, with its query, which a query of ours alone would replace.
+    const before = url.slice(0, hash) || (globalThis.document?.baseURI ?? "").replace(/#.*/, "");
     return `${before}${before.includes("?") ? "&" : "?"}sse-fragments=1${url.slice(hash)}`;
 }
 

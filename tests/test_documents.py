@@ -82,6 +82,11 @@ def test_the_example_of_fragments_is_what_leaves_and_what_the_reader_there_joins
     assert [reader["join"](piece) for piece in pieces] == [None, None, ("greeting", whole.data)]
     torn = [pieces[0], pieces[2], pieces[1], pieces[0], pieces[1], pieces[2]]
     assert [reader["join"](piece) for piece in torn] == [None] * 5 + [("greeting", whole.data)]
+    changed = [pieces[0], pieces[1].replace("/45", "/46"), pieces[2]]
+    assert [reader["join"](piece) for piece in changed] == [None] * 3
+    own = [pieces[0], "0-16/45", pieces[1], pieces[2]]  # one of the application's is among them
+    assert [reader["join"](piece) for piece in own] == [None, ("fragment", "0-16/45"), None, None]
+    assert reader["join"]("00-1/2\nno number") == ("fragment", "00-1/2\nno number")
 
 
 def test_the_readme_s_make_commands_exist() -> None:

@@ -216,11 +216,11 @@ def lacks_node() -> list[str]:
     return missing
 
 
-def install_npm_packages(folder: Path) -> None:
-    """Install the packages in their versions; raises `RuntimeError` with what npm said if it cannot."""
+def install_npm_packages(folder: Path, packages: tuple[str, ...] = NPM_PACKAGES) -> None:
+    """Install *packages* in their versions; raises `RuntimeError` with what npm said if it cannot."""
     # Without a package.json npm would look for one in the folders above.
     (folder / "package.json").write_text('{"private": true}')
-    command = ("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", *NPM_PACKAGES)
+    command = ("npm", "install", "--no-audit", "--no-fund", "--no-package-lock", "--ignore-scripts", *packages)
     try:
         done = subprocess.run(command, cwd=folder, capture_output=True, text=True, timeout=_INSTALLS_WITHIN, check=False)
     except subprocess.TimeoutExpired:

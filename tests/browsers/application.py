@@ -3,8 +3,8 @@
     gunicorn --chdir tests/browsers "application:create_application('/tmp/journal')"
     python tests/browsers/application.py /tmp/journal 3  # waitress, on the listening socket that is file descriptor 3
 
-``/bare/...`` and ``/wrapped/...`` are the same streams; ``/`` is the page that reads them. What a stream lives through stands
-in a journal on disk, which outlives the worker; ``stream=`` in the query names it there.
+``/bare/...`` and ``/wrapped/...`` are the same streams; ``/`` is the page that reads them, ``/client.js`` the package's. What a
+stream lives through stands in a journal on disk, which outlives the worker; ``stream=`` in the query names it there.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wsgi import ClosingIterator
 
 from ssemiddleware import SSEMiddleware, Stream
+from ssemiddleware.__main__ import CLIENT
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -147,12 +148,16 @@ def _counted(application: WSGIApplication, journal: Journal) -> WSGIApplication:
     return counted
 
 
+_FILES = {"/": ("html", Path(__file__).with_name("page.html")), "/client.js": ("javascript", CLIENT)}
+
+
 def _page(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    if environ["PATH_INFO"] != "/":
+    if environ["PATH_INFO"] not in _FILES:
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b""]
-    start_response("200 OK", [("Content-Type", "text/html; charset=utf-8")])
-    return [Path(__file__).with_name("page.html").read_bytes()]
+    subtype, file = _FILES[environ["PATH_INFO"]]
+    start_response("200 OK", [("Content-Type", f"text/{subtype}; charset=utf-8")])
+    return [file.read_bytes()]
 
 
 if __name__ == "__main__":

@@ -7,14 +7,17 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 import time
 from collections.abc import Callable, Iterable
 from contextlib import closing
 from http.client import HTTPConnection
-from typing import NamedTuple
+from typing import NamedTuple, cast
 from urllib.parse import urlencode
 
 import pytest
+
+from ssemiddleware.fragment import Fragmenting
 
 from .application import RETRY, big_events, small_events
 from .conftest import Server
@@ -189,6 +192,39 @@ def test_all_events_arrive_whole_and_in_order(
     expected = list(events())
     text = "".join(f"{event_id}\n{data}\n" for event_id, data in expected)
     assert page.hash_of(path_of("wrapped", name, stream)) == (len(expected), hashlib.sha256(text.encode()).hexdigest())
+
+
+# -- The class that joins fragments
+
+
+def test_onmessage_gets_each_message_once_whether_in_fragments_or_not(page: Page, stream: str) -> None:
+    messages = ["small", "in several fragments", "small", "again in several fragments"]
+    events = "".join(f"data: {message}\n\n" for message in messages).encode()
+    blocks = list(Fragmenting(over=16, size=24).feed(events))
+    assert len(blocks) == 6  # two each in fragments
+    path = path_of("wrapped", "paced", stream, pause="0.01", block=blocks)
+    got = page.browser.run("return readMessages(arguments[0]);", path)
+    assert got == {"replaced": [], "onmessage": messages, "listener": messages}
+
+
+URLS = {
+    "": "?a=b&sse-fragments=1",
+    "#c": "?a=b&sse-fragments=1#c",
+    " \n#c\x1f": "?a=b&sse-fragments=1#c",
+    "\t/wrapped/none \0": "wrapped/none?sse-fragments=1",
+    "?c=d?": "?c=d?&sse-fragments=1",
+    "/bare/a b?c=d#e?f": "bare/a%20b?c=d&sse-fragments=1#e?f",
+}
+
+
+@pytest.mark.parametrize("url", URLS, ids=repr)
+def test_a_url_is_the_one_that_event_source_resolves_and_asks_for_fragments(
+    browser: Browser, gunicorn: Server, url: str
+) -> None:
+    browser.open(gunicorn.url + "?a=b#top")
+    resolved, asking = cast("tuple[str, str]", browser.run("return resolve(arguments[0]);", url))
+    assert asking == gunicorn.url + URLS[url]
+    assert re.sub("[?&]sse-fragments=1", "", asking) == resolved
 
 
 # -- Headers that applications set

@@ -6,7 +6,9 @@ is asserted too, as far as that does not take its time: when it gets better, the
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -27,6 +29,8 @@ from benchmarks.readers.harness import (
     serving,
 )
 from benchmarks.readers.python_reader import READERS
+from ssemiddleware.__main__ import CLIENT
+from ssemiddleware.fragment import Fragmenting
 
 pytestmark = pytest.mark.live
 
@@ -54,11 +58,21 @@ def sender(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def npm_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the packages."""
+    return folder_with(NPM_PACKAGES, tmp_path_factory)
+
+
+@pytest.fixture(scope="session")
+def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with the compiler."""
+    return folder_with(("typescript@5.9.3",), tmp_path_factory)
+
+
+def folder_with(packages: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("npm")
     reason = f"no {' and no '.join(missing)}: {NODE_REMEDY}" if (missing := lacks_node()) else ""
     if not reason:
         try:
-            install_npm_packages(folder)
+            install_npm_packages(folder, packages)
         except RuntimeError as error:
             reason = str(error)
     if reason and os.environ.get("SSEMIDDLEWARE_REQUIRE_NODE"):
@@ -130,3 +144,57 @@ def test_httpx2_refuses_an_event_of_more_than_a_mebibyte(sender: Server, reader:
         reading = sender.ask(reader, way, "orders", size, within=WITHIN)
         assert reading.verdict is Verdict.REFUSED, reading
         assert reading.said == "SSEError: Server-sent event exceeded the 1048576 byte limit."
+
+
+# -- Messages, which `onmessage` gets too
+
+
+MESSAGES = ["small", "in several fragments", "small", "again in several fragments", "bye", "for the listener alone"]
+STREAM = b"".join(Fragmenting(over=16, size=24).feed("".join(f"data: {data}\n\n" for data in MESSAGES).encode())).decode()
+
+
+@pytest.mark.parametrize("origin", ["npm", "node"])
+def test_onmessage_gets_each_message_once_whether_in_fragments_or_not(npm_packages: Path, origin: str) -> None:
+    assert STREAM.count("event: fragment\n") == 6  # two a message
+    options = ["--experimental-eventsource"] if origin == "node" else []
+    script = Path(__file__).with_name("messages.mjs")
+    command = ["node", *options, str(script), origin, str(CLIENT), STREAM, str(npm_packages)]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=WITHIN, check=False)
+    if "bad option: --experimental-eventsource" in done.stderr:
+        pytest.skip("no EventSource in this Node")
+    assert done.stdout, done.stderr
+    until_bye = MESSAGES[: MESSAGES.index("bye") + 1]
+    assert json.loads(done.stdout) == {"replaced": [], "onmessage": until_bye, "listener": MESSAGES, "left": None}
+
+
+# -- Types
+
+
+USE = """
+import {FragmentedEventSource, FragmentJoiner} from "./client.js";
+
+const source = new FragmentedEventSource("/events", {withCredentials: true});
+const alsoAny: EventSource = source;
+source.onmessage = event => event.data.length;
+source.onprogress = event => event.loaded / event.total;
+const show = (event: ProgressEvent) => console.log(event.loaded / event.total);
+source.addEventListener("progress", show);
+source.removeEventListener("progress", show);
+source.addEventListener("progress", event => console.log((event as ProgressEvent).loaded));
+source.addEventListener("progress", (event: MessageEvent) => console.log(event.data));  // the application's own
+source.addEventListener("report", event => console.log(event.data));
+const whole = new FragmentJoiner().join({type: "message", data: "", lastEventId: ""})?.data.length;
+// @ts-expect-error: it is a number
+const state: string = source.readyState;
+// @ts-expect-error: it has no data
+source.onprogress = event => event.data;
+"""
+
+
+def test_typescript_knows_the_types_of_messages_and_of_progress(typescript: Path) -> None:
+    (typescript / "client.js").write_bytes(CLIENT.read_bytes())
+    (typescript / "use.ts").write_text(USE)
+    options = "--noEmit --strict --allowJs --checkJs --target es2022 --module esnext --moduleResolution bundler"
+    command = [str(typescript / "node_modules/.bin/tsc"), *options.split(), "use.ts"]
+    done = subprocess.run(command, cwd=typescript, capture_output=True, text=True, timeout=WITHIN, check=False)
+    assert (done.stdout, done.returncode) == ("", 0)
