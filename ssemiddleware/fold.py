@@ -36,7 +36,6 @@ _DATA_FIELD = re.compile(rb"data:\x20?")
 _BETWEEN = frozenset(b'{}[]:," \t')
 _UP_TO_LAST_BREAK = re.compile(rb'(?s:.*)[{}\[\]:," \t]')
 _NEXT_BREAK = re.compile(rb'[{}\[\]:," \t\r\n]')
-_HEAD = 256  # bytes of a line that tell what it is
 _LOOK_AROUND = 32  # bytes on either side of a place to cut: more than a literal, or than most numbers
 
 _VALUE = frozenset(b'"{[-0123456789tfn')
@@ -94,7 +93,19 @@ class Folding(Reshaping):
     one is broken. *tell*: called with a sentence when what began as JSON turned out to be none.
     """
 
-    __slots__ = ("_after_cr", "_at", "_behind", "_data_start", "_is_json", "_lead", "_over", "_tell", "_used", "_width")
+    __slots__ = (
+        "_after_cr",
+        "_at",
+        "_behind",
+        "_data_start",
+        "_is_json",
+        "_last_line",
+        "_lead",
+        "_over",
+        "_tell",
+        "_used",
+        "_width",
+    )
 
     def __init__(self, *, over: int, width: int, tell: Callable[[str], object] = lambda sentence: None) -> None:  # noqa: ARG005
         super().__init__()
@@ -107,6 +118,7 @@ class Folding(Reshaping):
         self._used = 0  # bytes of the line being folded that have left since its last break
         self._lead = b""  # what goes before the next byte
         self._behind = b""  # the last bytes of the line's data that left, to look at around a place to cut
+        self._last_line = b""  # the last bytes of the line of data before
         self._data_start = 0  # where the line's data begins in the buffer; 0 if that was before it
 
     def passes(self, block: bytes) -> bool:
@@ -163,11 +175,13 @@ class Folding(Reshaping):
             at = line_end
         if start < at:
             self._is_json = self._is_json_after(buffer, start, at)
+            if self._is_json:
+                self._see_last_line(buffer, start, at)
             self._after_cr = at == len(buffer) and buffer.endswith(b"\r")
         if at == len(buffer):
             return at
         # No more of it than is there in any case when the line is too long, so that blocks make no difference.
-        head, is_too_long = buffer[at : at + min(_HEAD, self._over + 1)], len(buffer) - at > self._over
+        head, is_too_long = buffer[at : at + self._over + 1], len(buffer) - at > self._over
         if not self._may_be_json(head, is_too_long):
             if head.startswith(b"data:"):
                 self._is_json = False
@@ -175,12 +189,27 @@ class Folding(Reshaping):
         elif is_too_long:
             field = _DATA_FIELD.match(head)
             assert field is not None
+            ahead = head[field.end() : field.end() + _LOOK_AROUND]
+            if self._is_json and not _may_stand_between_tokens(self._last_line, ahead):
+                self._give_up(f"{self._last_line[-16:]!r} before {ahead[:16]!r}")
+                return at
             self._at, self._is_json, self._used = _At.JSON, True, field.end()
             at += field.end()
             self._data_start, self._behind = at, b""
         else:
             self._wait_for(self._over + 1, buffer, at)
         return at
+
+    def _see_last_line(self, buffer: bytes, start: int, stop: int) -> None:
+        """Remember the end of the last line of data in ``buffer[start:stop]``, if there is one."""
+        before, begin = stop, 1
+        field = None
+        while begin and not field:
+            begin = max(buffer.rfind(b"\ndata", start, before), buffer.rfind(b"\rdata", start, before)) + 1
+            field, before = _DATA_LINE.match(buffer, begin or start, stop), begin + 3
+        if field:
+            end = first_line_end(buffer, field.end(), stop)
+            self._last_line = buffer[max(field.end(), end - _LOOK_AROUND) : end]
 
     def _may_be_json(self, line: bytes, is_too_long: bool) -> bool:
         """Tell whether *line*, which begins so, is one to fold; where it is not too long yet, whether it may become one."""
@@ -218,6 +247,7 @@ class Folding(Reshaping):
         limit = max(at, at + self._width - self._used)
         end = first_line_end(buffer, at, limit + _LOOK_AROUND)
         if 0 <= end <= limit:
+            self._last_line = self._last_of_data(buffer, end)
             return self._end_line(buffer, end), False
         if end < 0 and len(buffer) < limit + _LOOK_AROUND:
             return self._wait_for(limit + _LOOK_AROUND - at, buffer, at), False

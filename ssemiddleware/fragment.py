@@ -28,6 +28,7 @@ from urllib.parse import parse_qs
 from .event_stream import (
     BLANK_LINES,
     BOM,
+    HEARTBEAT,
     Event,
     Position,
     behind_line_end,
@@ -45,10 +46,12 @@ if TYPE_CHECKING:
 TYPE = "fragment"
 
 _MUCH = 65536  # bytes of an event that are no data, and yet too many to hold
+_MANY = 1000  # pieces of data that wait
 _DATA = b"data: "
+_TELLING = len(b"event: ")  # bytes of a line that tell what it is
 _FIELD = re.compile(rb"(?P<name>data|id|event)(?::\x20?|\Z)")
 # What may stand between two events, and leaves at once.
-_BETWEEN_EVENTS = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r)|\r\n|\n|\r)*")
+_BETWEEN_EVENTS = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r)|\r\n|\n|\r){0,1000}")
 _NUMBER = "(?:0|[1-9][0-9]{0,17})"
 _HEADER = re.compile(f"(?P<first>{_NUMBER})-(?P<last>{_NUMBER})/(?P<length>{_NUMBER}|\\*)(?: (?P<type>[^\\n]+))?\\n")
 
@@ -64,9 +67,9 @@ class Fragment:
     """For ``SSEMiddleware(oversized=...)``: send large events in pieces, to the clients that can join them.
 
     An event with more than *over* bytes of data leaves as events of type ``fragment``, as `ssemiddleware.fragment` describes
-    them. *size*: bytes of the longest line of a fragment, its end counted, 16 or more. *when*: given the environ, tells whether
-    the client joins fragments; by default it says so with ``sse-fragments=1`` in the query. Any other client gets the event
-    as it is. Immutable. Raises `ValueError`.
+    them. *size*: bytes of the longest line of data in a fragment, its end counted, 16 or more. *when*: given the environ, tells
+    whether the client joins fragments; by default it says so with ``sse-fragments=1`` in the query. Any other client gets the
+    event as it is. Immutable. Raises `ValueError`.
     """
 
     over: int = 262144  # no reader has trouble with an event of 256 KiB in short lines
@@ -88,8 +91,8 @@ class Fragment:
 class Fragmenting(Reshaping):
     """One event stream being fragmented, block by block. Not for two threads.
 
-    *over*: bytes of data in the largest event that stays as it is. *size*: bytes of the longest line of a fragment, its end
-    counted. An event is held back until it ends or has more than *over* bytes of data; from then on it leaves as it comes.
+    *over*: bytes of data in the largest event that stays as it is. *size*: bytes of the longest line of data in a fragment, its
+    end counted. An event is held back until it ends or has more than *over* bytes of data; from then on it leaves as it comes.
     """
 
     __slots__ = ("_fragments", "_over", "_passing", "_position", "_size", "_skip_lf")
@@ -105,10 +108,22 @@ class Fragmenting(Reshaping):
 
     def passes(self, block: bytes) -> bool:
         """Tell that *block* ends an event, and that no event in it is too large."""
-        if self._held or self._fragments or self._passing or len(block) > self._over or not block.endswith(BLANK_LINES):
+        if (
+            self._held
+            or self._fragments
+            or self._passing
+            or self._skip_lf
+            or len(block) > self._over
+            or not block.endswith(BLANK_LINES)
+        ):
             return False
-        self._is_first = self._skip_lf = False
+        self._is_first = False
         return True
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether an event has left in part."""
+        return self._fragments is not None
 
     def finish(self) -> Iterator[bytes]:
         """Yield what is held of an unfinished event; of one that is leaving in fragments, nothing: they are torn anyway."""
@@ -142,9 +157,8 @@ class Fragmenting(Reshaping):
         self._is_first = False
         while event_end := last_event_end(buffer, at, at + self._over):
             at = event_end
-        between = _BETWEEN_EVENTS.match(buffer, at)
-        assert between is not None
-        at = between.end()
+        while (between := _BETWEEN_EVENTS.match(buffer, at)) and between.end() > at:  # a match needs memory for each line
+            at = between.end()
         if at == len(buffer):
             return at
         if len(buffer) - at <= self._over:
@@ -177,21 +191,27 @@ class Fragmenting(Reshaping):
         """Write the lines of the event that is leaving in pieces, up to its end; return how far that came."""
         while at < len(buffer):
             end = first_line_end(buffer, at)
-            if at == end and not fragments.is_in_data:
+            if at == end and not fragments.is_in_line:
                 self._fragments = None
                 yield fragments.last()
                 return self._end_line(buffer, end)
             stop = len(buffer) if end < 0 else end
-            if not fragments.is_in_data:
-                if end < 0 and not buffer.startswith(b"data:", at, stop - 1):  # not data, or too little of it to tell
-                    is_short = b"data:".startswith(buffer[at:stop])
-                    return self._wait_for(len(_DATA) if is_short else sys.maxsize, buffer, at)
-                at = fragments.begin_line(buffer, at, stop)
+            if not fragments.is_in_line:
+                if end < 0 and stop - at < _TELLING:
+                    return self._wait_for(_TELLING, buffer, at)
+                begun = fragments.begin_line(buffer, at, stop, is_whole=end >= 0)
+                if begun is None:
+                    return self._wait_for(sys.maxsize, buffer, at)
+                at = begun
+                if buffer.startswith(BOM, at) and not fragments.is_in_data:
+                    yield HEARTBEAT  # it may be the first line to leave, where it would have a meaning
             if fragments.is_in_data:
                 yield from fragments.take_data(memoryview(buffer)[at:stop])
+            elif fragments.is_in_line:  # one of no event: it leaves as it comes
+                yield buffer[at:stop] + (b"" if end < 0 else b"\n")
             if end < 0:
                 return stop
-            fragments.is_in_data = False
+            fragments.is_in_line = fragments.is_in_data = False
             at = self._end_line(buffer, end)
         return at
 
@@ -204,41 +224,50 @@ class Fragmenting(Reshaping):
 class _Fragments:
     """The pieces of one event: takes its lines, and writes what is ready."""
 
-    __slots__ = ("_event_type", "_id_lines", "_length", "_lines", "_offset", "_pieces", "_size", "_waiting", "is_in_data")
+    __slots__ = ("_event_type", "_id_lines", "_length", "_offset", "_pieces", "_size", "_waiting", "is_in_data", "is_in_line")
 
     def __init__(self, size: int, length: int | None) -> None:
-        self.is_in_data = False  # a data line is unfinished
+        self.is_in_line = False  # a line is unfinished
+        self.is_in_data = False  # and it is one of data
         self._size = size - len(_DATA) - 1  # bytes of data in a fragment
         self._length = length  # bytes of data in the event, None if that is not known yet
         self._event_type = b""
         self._id_lines: list[bytes] = []
-        self._lines: list[bytes] = []  # the others, which leave with the next fragment
         self._pieces: deque[memoryview] = deque()  # data that waits
         self._waiting = 0  # bytes of it
         self._offset = -1  # bytes of data that have left; -1 before the first line of it
 
-    def begin_line(self, buffer: bytes, at: int, stop: int) -> int:
-        """Take the field name of the line in ``buffer[at:stop]``, or all of a line that is no data; return how far that was."""
+    def begin_line(self, buffer: bytes, at: int, stop: int, *, is_whole: bool) -> int | None:
+        """Take the line in ``buffer[at:stop]``, of one of data the field name, of one to be passed on nothing.
+
+        Return how far that was, None if the whole line is needed.
+        """
         field = _FIELD.match(buffer, at, stop)
-        name = field["name"] if field else b""
-        if field and name == b"data":
-            self.is_in_data = True
+        if field is None:
+            self.is_in_line = True
+            return at
+        if field["name"] == b"data":
+            self.is_in_line = self.is_in_data = True
             if self._offset < 0:
                 self._offset = 0
             else:
                 self._add(memoryview(b"\n"))  # WHATWG 9.2.6: lines of data are joined by LF
             return field.end()
-        if field and name == b"event":
+        if not is_whole:
+            return None
+        if field["name"] == b"event":
             self._event_type = buffer[field.end() : stop]
         else:
-            (self._id_lines if name == b"id" else self._lines).append(buffer[at:stop])
+            self._id_lines.append(buffer[at:stop])
         return stop
 
     def take_data(self, data: memoryview) -> Iterator[bytes]:
         """Take more of a data line, and yield the fragments that are full."""
         self._add(data)
-        while self._waiting > self._size:  # and not at the size itself: the last fragment must have a byte
-            yield self._written(self._next_piece(), is_last=False)
+        if self._waiting > self._size:
+            while self._waiting > self._size:  # and not at the size itself: the last fragment must have a byte
+                yield self._written(self._next_piece(), is_last=False)
+            self._join_pieces()  # what waits must not keep a whole block
 
     def last(self) -> bytes:
         """Return the fragment that ends the event."""
@@ -247,6 +276,11 @@ class _Fragments:
     def _add(self, data: memoryview) -> None:
         self._pieces.append(data)
         self._waiting += len(data)
+        if len(self._pieces) > _MANY:  # each takes more memory than a short line
+            self._join_pieces()
+
+    def _join_pieces(self) -> None:
+        self._pieces = deque((memoryview(b"".join(self._pieces)),))
 
     def _next_piece(self) -> bytes:
         """Take the next piece off what waits, up to a character's start."""
@@ -270,8 +304,7 @@ class _Fragments:
         length = self._offset if is_last else self._length
         header = b"%d-%d/%b" % (first, self._offset - 1, b"*" if length is None else b"%d" % length)
         event_type = b" " + self._event_type if self._event_type not in (b"", b"message") else b""
-        lines, self._lines = self._lines, []
-        lines = [b"event: fragment", _DATA + header + event_type, _DATA + piece.replace(b"\n", b"\n" + _DATA), *lines]
+        lines = [b"event: fragment", _DATA + header + event_type, _DATA + piece.replace(b"\n", b"\n" + _DATA)]
         return b"\n".join([*lines, *(self._id_lines if is_last else ()), b"\n"])
 
 

@@ -100,7 +100,7 @@ class InlineStart:
         def write_cut(block: bytes) -> None:
             block = only_bytes(block)
             carried.count_in(block)
-            for reshaped in self.reshape(block):
+            for reshaped in self.reshape(block) if block else ():
                 carried.events_out += count_event_ends(reshaped)
                 position.advance(reshaped)
                 for piece in pieces_of(reshaped, self._max_block):
@@ -270,7 +270,7 @@ class InlineStream:
             clock, most, passes, seen_at, previous = self.clock, *self._quick_look(), 0.0, b""
             for block in blocks if not looks.are_over else ():
                 if type(block) is bytes and block and (size := len(block)) <= most and (passes is None or passes(block)):
-                    if unseen:
+                    if unseen and block[-1] == _LF:
                         unseen -= 1
                         passed += size
                         previous, last = last, block
@@ -349,6 +349,11 @@ class InlineStream:
         """Whether what came last is unfinished and may have to be reshaped with what follows."""
         return self._start.oversized is not None and self._start.oversized.is_holding
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether an event has left in part, as fragments."""
+        return self._start.oversized is not None and self._start.oversized.is_inside
+
     def leave_as(self, block: bytes) -> Iterator[bytes]:
         """Yield *block* in pieces that are not too large, and count them."""
         carried = self.place.carried
@@ -375,6 +380,7 @@ class _Looks:
         self._silent_since = inline.clock()
         self._size = 0  # of the block that came last
         self._has_begun = False  # the application has yielded a byte
+        self._has_left = False  # a byte of it has left
         self._has_beaten = False  # a heartbeat has left, so that a BOM behind it would be none
 
     def before(self, block: bytes, previous: bytes = b"", last: bytes = b"") -> Iterator[bytes]:
@@ -417,11 +423,14 @@ class _Looks:
 
     def _note(self, block: bytes, now: float) -> None:
         self._silent_since = self._inline.place.sent_at = now
+        self._has_left = True
         self._position.advance(block)
 
     def _heartbeat_or_nothing(self, now: float) -> bytes:
         heartbeat = self._inline.heartbeat
         if heartbeat is None or not self._position.takes_comment or now - self._silent_since < heartbeat:
+            return b""
+        if self._has_begun and not self._has_left:  # what is held may be half a BOM, which is none behind a comment
             return b""
         self._silent_since = now
         self._has_beaten = True
@@ -433,14 +442,23 @@ class _Looks:
         position = self._position
         for pulled in chain((block,), self._pulled()):
             now = self._inline.clock()
-            block = self._ending.up_to_last_event(b"".join(self._inline.reshape(pulled)), position, now)
-            if block:
-                position.advance(block)
-                yield from self._inline.leave_as(block)
-            last_block = self._ending.maybe_last_block(position, now, more_waits=False)
-            if last_block is not None:
-                yield from self._inline.leave_as(last_block)
+            for reshaped in self._inline.reshape(pulled):
+                block = reshaped if self._inline.is_inside else self._ending.up_to_last_event(reshaped, position, now)
+                if block:
+                    position.advance(block)
+                    yield from self._inline.leave_as(block)
+                if (yield from self._ends(now, more_waits=True)):
+                    return
+            if (yield from self._ends(now, more_waits=False)):
                 return
+
+    def _ends(self, now: float, *, more_waits: bool) -> Generator[bytes, None, bool]:
+        """Yield what leaves last if the stream may end here, and return whether it does."""
+        is_inside = self._inline.is_inside
+        last_block = self._ending.maybe_last_block(self._position, now, more_waits=more_waits, is_inside=is_inside)
+        if last_block is not None:
+            yield from self._inline.leave_as(last_block)
+        return last_block is not None
 
     def _pulled(self) -> Iterator[bytes]:
         for block in map(only_bytes, self._blocks):

@@ -48,6 +48,11 @@ class Reshaping(ABC):
         """Whether bytes wait for those that follow them."""
         return bool(self._held)
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether an event of the application's has left in part, whatever the last byte sent looks like."""
+        return False
+
     @abstractmethod
     def passes(self, block: bytes) -> bool:
         """Tell, fast, that *block* leaves just as it is, which is then done; False says nothing: `feed` it.
@@ -111,6 +116,11 @@ class OversizedEvents:
     def is_holding(self) -> bool:
         """Whether bytes wait for those that follow them."""
         return any(step.is_holding for step in self._steps)
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether an event of the application's has left in part."""
+        return any(step.is_inside for step in self._steps)
 
     def passes(self, block: bytes) -> bool:
         """Tell, fast, that *block* leaves just as it is, which is then done; False says nothing: `feed` it."""
@@ -179,6 +189,7 @@ class LongLineWatch(Reshaping):
         yield buffer
 
     def _maybe_tell(self) -> None:
-        if self._length > LONG_LINE and self._head.startswith(b"data:"):
+        head = self._head.removeprefix(BOM)
+        if self._length > LONG_LINE and head.startswith(b"data:"):
             self._has_told = True
-            self._tell(self._head.removeprefix(b"data:"))
+            self._tell(head.removeprefix(b"data:"))

@@ -147,17 +147,18 @@ class Ending:
             if self._reason is not None:
                 self._near_since = self.next_look = now
 
-    def maybe_last_block(self, position: Position, now: float, *, more_waits: bool) -> bytes | None:
+    def maybe_last_block(self, position: Position, now: float, *, more_waits: bool, is_inside: bool = False) -> bytes | None:
         """Return what leaves last (maybe nothing) if the stream may end here, None if it has to go on.
 
         Raises `StreamBroken` if an event has been unfinished for too long.
         """
         assert self._reason is not None
         waited = now - self._near_since
-        if position.takes_end and (waited >= _END_AT_ONCE_AFTER or not more_waits):
+        is_late = waited >= _FINISH_EVENT_WITHIN[self._reason]
+        if position.takes_end and (is_late if is_inside else (waited >= _END_AT_ONCE_AFTER or not more_waits)):
             self.stream.end(self._reason)
             return b"" if self._next_retry is None else retry_line(self._next_retry())
-        if waited >= _FINISH_EVENT_WITHIN[self._reason]:
+        if is_late:
             self.stream.end(self._reason)
             if self._client is not None:
                 self._client.stop_reading()
@@ -279,7 +280,8 @@ class AnnouncedStream:
             is_finished = blocks.is_finished  # before the look at what waits: the last block comes before the end
             more_waits = not blocks.is_empty or self._pieces is not None
             if ending.is_near and (more_waits or not is_finished):
-                last = ending.maybe_last_block(position, now, more_waits=more_waits)
+                is_inside = self._oversized is not None and self._oversized.is_inside
+                last = ending.maybe_last_block(position, now, more_waits=more_waits, is_inside=is_inside)
                 if last is not None:
                     if last:
                         self._carried.count_out(last)
@@ -294,7 +296,8 @@ class AnnouncedStream:
                     return None
                 raise StreamBroken
             if is_finished and blocks.is_empty:
-                return self._maybe_rest()
+                rest = self._maybe_rest()
+                return None if rest is None else self._pass_on(rest, now)
             if heartbeat_at is not None and now >= heartbeat_at:
                 return self._comment()
             blocks.wait(min(ending.next_look, heartbeat_at or ending.next_look) - now)

@@ -327,3 +327,36 @@ def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> Non
         return best
 
     assert seconds(4 * n) < 10 * seconds(n) + 0.01
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        (b'{"a":1}', b'{"b":[1,2,3,4,5,6,7,8,9]}'),
+        (b"[1,2,3]", b"4,5,6,7,8,9,10,11,12,13,14"),
+        (b'{"a":1}', b'"text, and more of it, on"'),
+    ],
+)
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"], ids=repr)
+@pytest.mark.parametrize("size", [1, 7, 1000])
+def test_json_on_several_lines_that_is_not_one_document_stays_as_it_is(
+    first: bytes, second: bytes, line_end: bytes, size: int
+) -> None:
+    stream = line_end.join((b"data: " + first, b": comment", b"data: " + second, b"", b""))
+    told: list[str] = []
+    folding = Folding(over=24, width=24, tell=told.append)
+    blocks = [stream[at : at + size] for at in range(0, len(stream), size)]
+    assert b"".join([piece for block in blocks for piece in folding.feed(block)] + list(folding.finish())) == stream
+    assert len(told) == 1
+
+
+def test_json_on_several_lines_that_is_one_document_is_folded() -> None:
+    stream = b'data: {"a":[1,2],\ndata: "b":[1,2,3,4,5,6,7,8,9]}\n\n'
+    folded = b'data: {"a":[1,2],\ndata: "b":[1,2,3,4,5,6,7\ndata: ,8,9]}\n\n'
+    assert b"".join(Folding(over=24, width=24).feed(stream)) == folded
+
+
+def test_whitespace_before_the_first_token_is_no_reason_not_to_fold() -> None:
+    stream = b"data: [" + b" " * 300 + b"1" + b",1" * 50_000 + b"]\n\n"
+    folded = b"".join(Folding(over=61440, width=61440).feed(stream))
+    assert max(map(len, folded.split(b"\n"))) <= 61440

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -69,10 +70,50 @@ def test_the_type_goes_into_each_header_once_it_is_known() -> None:
     assert fragment([b"event: message\n" + TEXT]) == list(PIECES)
 
 
-def test_everything_else_leaves_with_the_next_fragment() -> None:
+def test_everything_else_leaves_between_the_fragments_as_it_comes() -> None:
     stream = b"retry: 5\n: c\nfoo: bar\n" + TEXT[:-1] + b": d\nretry: 6\n\n"
     first, last = PIECES
-    assert fragment([stream]) == [b"retry: 5\n: c\n", first[:-1] + b"foo: bar\n\n", last[:-1] + b": d\nretry: 6\n\n"]
+    assert fragment([stream]) == [b"retry: 5\n: c\n", b"foo: bar\n", first, b": d\n", b"retry: 6\n", last]
+    blocks = [stream[at : at + 1] for at in range(len(stream))]
+    assert b"".join(fragment(blocks)) == b"".join(fragment([stream])).replace(b"-14/26", b"-14/*")  # not known by then
+
+
+def test_no_line_begins_the_stream_with_a_byte_order_mark_that_did_not_before() -> None:
+    stream = b"data\n\xef\xbb\xbfid: 7\n" + TEXT
+    out = b"".join(fragment([stream]))
+    assert out.startswith(b":\n\xef\xbb\xbfid: 7\n")
+    assert [event.id for event in read_events([out], join_fragments=True)] == [None]
+
+
+def test_comments_inside_an_event_leave_at_once() -> None:
+    fragmenting = Fragmenting(over=20, size=22)
+    assert b"".join(fragmenting.feed(TEXT[:-1])) == PIECES[0].replace(b"/26", b"/*")
+    assert b"".join(fragmenting.feed(b": " + b"x" * 10**6)) == b": " + b"x" * 10**6, "unfinished, and no reason to hold it"
+    assert b"".join(fragmenting.feed(b"\n:\n")) == b"\n:\n"
+
+
+def test_what_waits_is_little_in_memory_too() -> None:
+    tracemalloc.start()
+    try:
+        fragmenting = Fragmenting(over=262144, size=65536)
+        for _ in fragmenting.feed(b"data: " + b"x" * 5_000_000):
+            pass
+        assert tracemalloc.get_traced_memory()[0] < 500_000, "no piece keeps its whole block"
+        for _ in fragmenting.feed(b"\n" + b"data:\n" * 60_000):
+            pass
+        assert tracemalloc.get_traced_memory()[0] < 1_000_000
+        fragmenting = Fragmenting(over=262144, size=65536)
+        tracemalloc.reset_peak()
+        comments = b":\n" * 1_000_000
+        assert b"".join(fragmenting.feed(comments)) == comments
+        assert tracemalloc.get_traced_memory()[1] < 20_000_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_a_lf_that_belongs_to_a_cr_before_it_stays_with_it() -> None:
+    blocks = [b"data: " + b"x" * 30 + b"\r\n\r", b"\nid: 2\ndata: 1\n\n"]
+    assert b"".join(fragment(blocks)).endswith(b"x\n\nid: 2\ndata: 1\n\n")
 
 
 def test_what_stands_between_two_events_leaves_at_once() -> None:

@@ -22,7 +22,7 @@ import pytest
 from hypothesis import given as given_any
 from hypothesis import strategies as st
 
-from ssemiddleware import Event, MemoryGovernor, SSEMiddleware, Stream, read_events, wrap
+from ssemiddleware import Event, Fold, Fragment, MemoryGovernor, SSEMiddleware, Stream, read_events, wrap
 from ssemiddleware.event_stream import BOM
 
 from .applications import (
@@ -985,3 +985,65 @@ def test_a_stream_may_be_closed_by_its_own_application() -> None:
 
     responses.append(Response(SSEMiddleware(application_of(produce())), environ_of(ANNOUNCED)))
     assert was_closed.wait(DEADLINE)
+
+
+@both_paths
+@pytest.mark.parametrize("oversized", [None, Fold(over=60, width=60)], ids=["as it is", "folded"])
+def test_what_is_left_of_an_unfinished_line_is_counted(request_: dict[str, str], oversized: Fold | None) -> None:
+    stream = b"data: 1\n\ndata: [1, 2"
+    middleware = SSEMiddleware(application_of([stream]), oversized=oversized, heartbeat=None)
+    assert Response(middleware, environ_of(request_)).body() == stream
+    assert middleware.stats().bytes_out == len(stream)
+
+
+@both_paths
+@pytest.mark.parametrize("told_before", [False, True])
+def test_nothing_may_be_written(request_: dict[str, str], told_before: bool) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        write = start_response("200 OK", [EVENT_STREAM])
+        write(b"")
+        write(b"data: 1\n\n")
+        return []
+
+    middleware = SSEMiddleware(application, heartbeat=None)
+    middleware._told.update({"long line"} if told_before else ())
+    assert Response(middleware, environ_of(request_)).body() == b"data: 1\n\n"
+
+
+@both_paths
+@pytest.mark.parametrize(
+    "oversized", [None, Fragment(over=100, size=60), [Fold(over=60, width=60), Fragment(over=100, size=60)]]
+)
+def test_an_event_that_is_leaving_may_end_before_a_drain(
+    request_: dict[str, str], oversized: Fragment | list[Fold | Fragment] | None
+) -> None:
+    def produce() -> Iterator[bytes]:
+        yield b"id: 1\ndata: one\n\n"
+        yield b"id: 2\ndata: " + b"x" * 300
+        middleware.drain()
+        time.sleep(0.6)  # the drain is seen within half a second; then an event has 0.3 s to end
+        yield b"y" * 100
+        time.sleep(0.1)
+        yield b"z" * 10 + b"\n\n"
+        while True:
+            time.sleep(0.02)
+            yield b"data: next\n\n"
+
+    middleware = SSEMiddleware(application_of(produce()), oversized=oversized, retry=None, heartbeat=None)
+    body = Response(middleware, environ_of({**request_, "QUERY_STRING": "sse-fragments=1"})).body()
+    events = list(read_events([body], join_fragments=True))
+    assert [(event.id, len(event.data)) for event in events[:2]] == [("1", 3), ("2", 410)]
+    assert sum(middleware.stats().ended.values()) == middleware.stats().ended["drain"] == 1
+
+
+def test_a_heartbeat_tears_no_byte_order_mark() -> None:
+    def produce() -> Iterator[bytes]:
+        for block in (b"\xef", b"\xbb", b"\xbfda"):
+            yield block
+            time.sleep(0.01)
+            yield b""
+        yield b"ta: [1,2]\n\n"
+
+    middleware = SSEMiddleware(application_of(produce()), heartbeat=0.005, oversized=Fold(over=60, width=60))
+    body = Response(middleware, environ_of()).body()
+    assert [event.data for event in read_events([body])] == ["[1,2]"]

@@ -293,6 +293,22 @@ def test_a_long_line_in_small_blocks_is_told_about_too(
     assert len(long_lines_told(caplog)) == 1
 
 
+@both_paths
+@pytest.mark.parametrize("before", range(10))
+def test_a_long_line_is_told_about_however_many_short_ones_come_before(
+    before: int, request_: dict[str, str], caplog: pytest.LogCaptureFixture
+) -> None:
+    blocks = [b"data: 1\n\n"] * before + [JSON_LINE[start : start + 1000] for start in range(0, len(JSON_LINE), 1000)]
+    respond(application_of(blocks), request_, heartbeat=None).body()
+    assert len(long_lines_told(caplog)) == 1
+
+
+@both_paths
+def test_a_long_line_behind_a_byte_order_mark_is_told_about(request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+    respond(application_of([b"\xef\xbb\xbf" + JSON_LINE]), request_, heartbeat=None).body()
+    assert len(long_lines_told(caplog)) == 1
+
+
 UNTOLD = {
     "lines of just 64 KiB": [b"data: " + b"x" * (LONG_LINE - 6) + b"\n\n"] * 3,
     "many short lines": [b"data: 1\ndata: 2\n" * 10_000],
