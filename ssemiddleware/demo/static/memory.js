@@ -132,7 +132,8 @@ function showReading(reading) {
   byId("memory-peak").textContent = megabytes(peak);
   showPressureState(state);
   byId("wrapped-open").textContent = whole(reading.open);
-  byId("wrapped-pauses").textContent = `${whole(reading.pauses)}, ${reading.paused_seconds.toFixed(1)} s in all`;
+  byId("wrapped-pauses").textContent = whole(reading.pauses);
+  byId("wrapped-paused").textContent = `${reading.paused_seconds.toFixed(1)} s`;
   byId("wrapped-shed").textContent = whole(reading.shed);
   byId("memory-marks").textContent = marksInWords(reading);
   showMeter(reading);
