@@ -140,3 +140,28 @@ def test_pressure_makes_the_wrapped_tickers_wait_and_breaks_nothing(browser: Bro
     for step in (before, during, after):
         assert step["states"] == ["OPEN"] * 3
         assert (step["open"], step["shed"]) == ("2", "0")
+
+
+# Puts the process under pressure, stops the reading while it is, and begins to read again.
+STOP_READING = """
+const text = id => document.getElementById(id).textContent;
+const until = async holds => { while (!holds()) await new Promise(resolve => setTimeout(resolve, 20)); };
+const test = document.querySelector("[data-run]");
+const shown = () => [text("memory-level"), text("pressure-button"), text("pressure-note"), test.disabled];
+await until(() => document.querySelector("#curl-lines li") && text("memory-level").startsWith("normal"));
+document.getElementById("pressure-button").click();
+await until(() => text("memory-level").startsWith("high") && text("pressure-button").startsWith("End"));
+document.getElementById("memory-button").click();
+const stopped = shown();
+document.getElementById("memory-button").click();
+await until(() => text("memory-level") !== stopped[0]);
+await until(() => text("memory-level").startsWith("normal") && text("pressure-button").startsWith("Put"));
+return [stopped, text("memory-note")];
+"""
+
+
+def test_when_reading_stops_the_figures_are_those_of_the_last_reading(browser: Browser, demo: Server) -> None:
+    browser.open(demo.url)
+    stopped, note = cast("list[Any]", browser.run(STOP_READING, timeout=WITHIN))
+    assert stopped == ["last reading", "Put the process under pressure", "", False]
+    assert note == ""

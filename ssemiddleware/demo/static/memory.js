@@ -8,6 +8,7 @@ const STATES_IN_WORDS = {
   normal: "normal: no stream waits",
   high: "high: streams wait",
   critical: "critical: no stream begins",
+  last: "last reading",
 };
 const LASTS = "For 15 seconds at most.";
 
@@ -16,6 +17,7 @@ const pressureButton = byId("pressure-button");
 
 let isWanted = true;
 let source = null;
+let isCurrent = false; // whether the latest reading is of now: it is not once the stream is stopped or broken
 let readings = []; // of the last two minutes
 let bands = []; // when a test ran, and on which side
 let asked = false; // a request about pressure is on its way
@@ -56,7 +58,7 @@ export function beginBand(side) {
 }
 
 /** Whether the process is under pressure, as far as is known: without readings, nothing is. */
-export const isUnderPressure = () => source !== null && (readings.at(-1)?.pressure ?? 0) > 0;
+export const isUnderPressure = () => isCurrent && readings.at(-1).pressure > 0;
 
 /* ---- The stream of readings ---- */
 
@@ -64,16 +66,28 @@ function startReading() {
   source = openStream("/memory/readings");
   showSource();
   source.addEventListener("open", () => showSource());
-  source.addEventListener("error", () => showSource(troubleOf(source)));
+  source.addEventListener("error", () => {
+    showSource(troubleOf(source));
+    outdateReading();
+  });
   source.addEventListener(UNNAMED_EVENT, event => noteReading(JSON.parse(event.data)));
 }
 
 function stopReading(reason) {
-  const wasUnderPressure = isUnderPressure();
   if (source) closeStream(source);
   source = null;
+  outdateReading();
   showState({ state: byId("memory-state") }, "CLOSED");
   byId("memory-note").textContent = reason;
+}
+
+/** Says of the figures that they are those of the last reading, and of the pressure nothing more. */
+function outdateReading() {
+  if (!isCurrent) return;
+  const wasUnderPressure = isUnderPressure();
+  isCurrent = false;
+  showReading(readings.at(-1));
+  showPressure();
   byId("pressure-note").textContent = "";
   if (wasUnderPressure) pressureChanged();
 }
@@ -86,6 +100,7 @@ function showSource(trouble = "") {
 
 function noteReading(reading) {
   const wasUnderPressure = isUnderPressure();
+  isCurrent = true;
   readings.push({ ...reading, at: now() });
   readings = readings.filter(({ at }) => now() - at <= GRAPH_SECONDS);
   bands = bands.filter(band => now() - (band.end ?? now()) <= GRAPH_SECONDS);
@@ -125,20 +140,22 @@ function showPressure() {
 const percent = (part, reading) => `${Math.round((100 * part) / reading.limit)} %`;
 
 function showReading(reading) {
-  const { used, limit, state } = reading;
+  const { used, limit } = reading;
+  const state = isCurrent ? reading.state : "last";
   const peak = Math.max(...readings.map(each => each.used));
   byId("memory-now").textContent = megabytes(used);
   byId("memory-share").textContent = `of ${megabytes(limit)}: ${percent(used, reading)}`;
   byId("memory-peak").textContent = megabytes(peak);
   showPressureState(state);
   byId("wrapped-open").textContent = whole(reading.open);
-  byId("wrapped-pauses").textContent = `${whole(reading.pauses)}, ${reading.paused_seconds.toFixed(1)} s in all`;
+  byId("wrapped-pauses").textContent = whole(reading.pauses);
+  byId("wrapped-paused").textContent = `${reading.paused_seconds.toFixed(1)} s`;
   byId("wrapped-shed").textContent = whole(reading.shed);
   byId("memory-marks").textContent = marksInWords(reading);
-  showMeter(reading);
+  showMeter(reading, state);
   byId("memory-graph").setAttribute(
     "aria-label",
-    `Resident memory of the last two minutes: now ${megabytes(used)}, highest ${megabytes(peak)}. Lines: ${marksInWords(reading)}`,
+    `Resident memory of the last two minutes: ${isCurrent ? "now" : "last"} ${megabytes(used)}, highest ${megabytes(peak)}. Lines: ${marksInWords(reading)}`,
   );
   drawGraph(reading, Math.max(peak, limit) / 1e6);
 }
@@ -155,11 +172,11 @@ function marksInWords(reading) {
   return `${MARKS.map((name, index) => `${name} ${whole(reading[name] / 1e6)} MB${shares[index]}`).join(", ")}.`;
 }
 
-function showMeter(reading) {
+function showMeter(reading, state) {
   const meter = byId("memory-meter");
   meter.ariaValueNow = Math.min(100, Math.round((100 * reading.used) / reading.limit));
   meter.ariaValueText = `${megabytes(reading.used)} of ${megabytes(reading.limit)}, ${percent(reading.used, reading)}`;
-  meter.dataset.level = reading.state;
+  meter.dataset.level = state;
   meter.querySelector("span").style.width = `${Math.min(100, (100 * reading.used) / reading.limit)}%`;
   for (const tick of meter.querySelectorAll("i")) tick.style.left = `${(100 * reading[tick.className]) / reading.limit}%`;
 }
@@ -213,7 +230,8 @@ function valueAxis(area, scale, most) {
 }
 
 function timeAxis(area) {
-  const labels = [[area.left, "start", "2 min ago"], [(area.left + area.right) / 2, "middle", "1 min ago"], [area.right, "end", "now"]];
+  const [ago, end] = isCurrent ? ["ago", "now"] : ["before", "last reading"];
+  const labels = [[area.left, "start", `2 min ${ago}`], [(area.left + area.right) / 2, "middle", `1 min ${ago}`], [area.right, "end", end]];
   return labels.map(([x, anchor, words]) => svg("text", { x, y: area.bottom + 17, "text-anchor": anchor }, words));
 }
 
