@@ -47,6 +47,7 @@ TYPE = "fragment"
 
 _MUCH = 65536  # bytes of an event that are no data, and yet too many to hold
 _MANY = 1000  # pieces of data that wait
+_LARGE = 262144  # bytes of a block too large to be kept for what waits of it
 _DATA = b"data: "
 _TELLING = len(b"event: ")  # bytes of a line that tell what it is
 _FIELD = re.compile(rb"(?P<name>data|id|event)(?::\x20?|\Z)")
@@ -267,7 +268,8 @@ class _Fragments:
         if self._waiting > self._size:
             while self._waiting > self._size:  # and not at the size itself: the last fragment must have a byte
                 yield self._written(self._next_piece(), is_last=False)
-            self._join_pieces()  # what waits must not keep a whole block
+            if len(data.obj) > _LARGE:  # type: ignore[arg-type]  # bytes
+                self._join_pieces()  # what waits must not keep all of it
 
     def last(self) -> bytes:
         """Return the fragment that ends the event."""
