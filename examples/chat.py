@@ -17,6 +17,9 @@ if TYPE_CHECKING:
 
 def chat(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """Answer a question word by word."""
+    if environ["PATH_INFO"] != "/chat":
+        start_response("404 Not Found", [("Content-Type", "text/plain")])
+        return
     stream = environ["ssemiddleware.stream"]
     question = environ["wsgi.input"].read(int(environ.get("CONTENT_LENGTH") or 0)).decode()
     start_response("200 OK", [("Content-Type", "text/event-stream")])

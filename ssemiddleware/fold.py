@@ -69,7 +69,7 @@ class Fold:
         if type(self.width) is not int or self.width < 16:
             raise ValueError(f"width must be a whole number of bytes from 16, got {self.width!r}")
         if type(self.over) is not int or self.over < self.width:
-            raise ValueError(f"over must be a whole number of bytes from width ({self.width}), got {self.over!r}")
+            raise ValueError(f"over must be a whole number of bytes from width ({self.width}), got {self.over!r}; give both")
 
     def step(self, environ: WSGIEnvironment, tell: Callable[[str], object]) -> Folding:  # noqa: ARG002
         """Return what the stream that is the answer to *environ* goes through; *tell* is called with a sentence for the log."""

@@ -7,6 +7,7 @@ import doctest
 import importlib
 import pkgutil
 import re
+import signal
 import subprocess
 import sys
 import types
@@ -34,6 +35,8 @@ def test_the_readme_s_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
 
     if not settings.configured:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="tests.test_documents")
+    handlers: dict[int, Any] = {}
+    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
     namespace: dict[str, Any] = {"__name__": "readme"}
     for block in blocks_of("python"):
         exec(compile(block, "README.md", "exec"), namespace)
@@ -43,6 +46,9 @@ def test_the_readme_s_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
         test()
     assert namespace["announced"]({"PATH_INFO": "/chat"})
     assert not namespace["announced"]({"PATH_INFO": "/"})
+    with pytest.raises(SystemExit):
+        handlers[signal.SIGTERM](signal.SIGTERM, None)
+    assert namespace["application"]._drain, "the streams end"
 
 
 urlpatterns: list[object] = []
