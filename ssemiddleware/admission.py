@@ -175,6 +175,7 @@ class Admission:
         # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
         self.observers: list[Callable[[bool], None]] = []
         self._counts_all = counts_all
+        self._most: int | None = None  # as far as is known
         self._beginning: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held its own at the fork
         self._begin()
 
@@ -189,7 +190,6 @@ class Admission:
         # `deciding` guards all that follows but the sets and `_left`: who leaves may do so inside a garbage collection.
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
-        self._most: int | None = None
         self._carried = Carried()
         self._ended: Counter[str] = Counter()
         self._shed = 0

@@ -89,7 +89,7 @@ class MemoryGauge:
         return self._shared
 
     def read(self) -> Reading:
-        """Return the bytes used and the bytes there may be, at most 100 ms old, without ever waiting for another thread.
+        """Return the bytes used and the bytes there may be, at most 100 ms old. Only the first reading is waited for.
 
         When they cannot be read, the last reading stays for ten seconds; then, as before the first, there is one with a share
         of 0. Cheap enough for every block.
