@@ -99,7 +99,7 @@ class HandOff:
         self.blocks_taken = 0  # as they were handed over
         self.events_taken = 0  # where blocks were joined, as if each had as many as the first
         self._sent = 0  # bytes that were taken
-        self._go_until = 0  # bytes to which the producer may go without looking up
+        self._go_until = 0  # bytes to which the producer may go without looking up; 0 from it as well, while it has a turn
         self._asleep_since = 0.0
         self._block = b""  # taken from the deque and being cut
         self._cut_at = 0

@@ -126,11 +126,18 @@ class Reservations:
                 _log.warning("what other processes set aside of the memory cannot be seen: %s", error)
 
     def _open(self) -> int:
-        *folders, last = self._folders or (Path("/dev/shm"), Path(tempfile.gettempdir()))  # noqa: S108  (see `_open_in`)
-        for folder in folders:
-            with contextlib.suppress(OSError):
+        failure = OSError("no folder")
+        for folder in self._folders or _usual_folders():
+            try:
                 return _open_in(folder)
-        return _open_in(last)
+            except OSError as error:
+                failure = error
+        raise failure
+
+
+def _usual_folders() -> Iterator[Path]:
+    yield Path("/dev/shm")  # noqa: S108  (see `_open_in`)
+    yield Path(tempfile.gettempdir())  # which raises OSError where there is none
 
 
 def _lock(file: int) -> bool:

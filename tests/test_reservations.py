@@ -8,6 +8,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -159,6 +160,19 @@ def test_another_folder_will_do(processes: Processes) -> None:
     first, second = (Reservations("machine", folders=(missing, processes.folder), clock=processes.clock) for _ in range(2))
     set_aside(first, MB, processes.clock.now + 0.5)
     assert second.of_others() == MB
+
+
+@pytest.mark.skipif(not Path("/dev/shm").is_dir(), reason="there is no shared memory in a folder")
+def test_shared_memory_will_do_where_there_is_no_folder_for_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail() -> str:
+        raise FileNotFoundError(2, "No usable temporary directory found")
+
+    monkeypatch.setattr(tempfile, "gettempdir", fail)
+    first, second = Reservations("of a test"), Reservations("of a test")
+    place = set_aside(first, MB, time.monotonic() + 0.5)
+    assert second.of_others() == MB
+    first.end(place, 0.0)
+    assert second.of_others() == 0
 
 
 def test_where_there_is_no_room_for_a_file_each_counts_by_itself(
