@@ -23,6 +23,7 @@ from hypothesis import given as given_any
 from hypothesis import strategies as st
 
 from ssemiddleware import Event, Fold, Fragment, MemoryGovernor, SSEMiddleware, Stream, read_events, wrap
+from ssemiddleware import stream as stream_module
 from ssemiddleware.event_stream import BOM
 
 from .applications import (
@@ -975,15 +976,17 @@ def test_a_stream_that_waits_for_its_first_turn_sees_that_it_must_end(request_: 
 
 def test_a_stream_may_be_closed_by_its_own_application() -> None:
     responses: list[Response] = []
-    was_closed = threading.Event()
+    has_response, was_closed = threading.Event(), threading.Event()
 
     def produce() -> Iterator[bytes]:
         yield b"data: x\n\n"
+        assert has_response.wait(DEADLINE)
         responses[0].iterable.close()  # type: ignore[attr-defined]  # as a garbage collection on this thread may do
         was_closed.set()
         yield b"data: y\n\n"
 
     responses.append(Response(SSEMiddleware(application_of(produce())), environ_of(ANNOUNCED)))
+    has_response.set()
     assert was_closed.wait(DEADLINE)
 
 
@@ -1015,13 +1018,15 @@ def test_nothing_may_be_written(request_: dict[str, str], told_before: bool) -> 
     "oversized", [None, Fragment(over=100, size=60), [Fold(over=60, width=60), Fragment(over=100, size=60)]]
 )
 def test_an_event_that_is_leaving_may_end_before_a_drain(
-    request_: dict[str, str], oversized: Fragment | list[Fold | Fragment] | None
+    request_: dict[str, str], oversized: Fragment | list[Fold | Fragment] | None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setitem(stream_module._FINISH_EVENT_WITHIN, "drain", DEADLINE)
+
     def produce() -> Iterator[bytes]:
         yield b"id: 1\ndata: one\n\n"
         yield b"id: 2\ndata: " + b"x" * 300
         middleware.drain()
-        time.sleep(0.6)  # the drain is seen within half a second; then an event has 0.3 s to end
+        time.sleep(0.9)  # the drain is seen within half a second
         yield b"y" * 100
         time.sleep(0.1)
         yield b"z" * 10 + b"\n\n"
