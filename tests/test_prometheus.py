@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from itertools import repeat
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -29,7 +30,7 @@ from ssemiddleware.prometheus import StreamCollector
 from ssemiddleware.stream import REASONS
 from ssemiddleware.testing import open_stream
 
-from .applications import DEADLINE, EVENT_STREAM, Response, environ_of
+from .applications import DEADLINE, EVENT_STREAM, Response, application_of, environ_of
 from .test_servers import ThreadWorker
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ def test_what_streams_have_carried_is_shown() -> None:
 
 
 def test_open_streams_are_shown_by_their_path() -> None:
-    middleware = SSEMiddleware(three_events, max_streams=5)
+    middleware = SSEMiddleware(application_of(repeat(b"data: 1\n\n")), max_streams=5)
     registry = registry_of(StreamCollector(middleware))
     assert sample(samples_of(registry), "max_streams") == 5
     with open_stream(middleware) as announced, open_stream(middleware, headers=INLINE) as inline:
