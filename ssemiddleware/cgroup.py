@@ -112,19 +112,24 @@ class _Group:
     hides_ancestors: bool
 
     def limit(self) -> float:
+        return self._limit_told(_read(self._statistics_file) if self.hides_ancestors else "")
+
+    def _limit_told(self, statistics: str) -> float:
         limits = [_limit(f"{self.directory}/{name}") for name in self.limits]
-        statistics = _read(self._statistics_file) if self.hides_ancestors else ""
         if "hierarchical_memory_limit " in statistics:
             limits.append(_statistic(statistics, "hierarchical_memory_limit", self._statistics_file))
         return min(limits)
 
     def read(self, machine: int) -> Reading | None:
-        limit = self.limit()
+        statistics = _read(self._statistics_file) if self.hides_ancestors else ""
+        limit = self._limit_told(statistics)
         if limit >= machine:
             return None
         usage_file = f"{self.directory}/{self.version.usage}"
         usage = _number(_read(usage_file), usage_file)
-        inactive_file = _statistic(_read(self._statistics_file), self.version.inactive_file, self._statistics_file)
+        inactive_file = _statistic(
+            statistics or _read(self._statistics_file), self.version.inactive_file, self._statistics_file
+        )
         return Reading(max(0, usage - inactive_file), int(limit))
 
     @property

@@ -94,18 +94,8 @@ class Folding(Reshaping):
     """
 
     __slots__ = (
-        "_after_cr",
-        "_at",
-        "_behind",
-        "_data_start",
-        "_is_json",
-        "_last_line",
-        "_lead",
-        "_over",
-        "_tell",
-        "_used",
-        "_width",
-    )
+        "_after_cr", "_at", "_behind", "_data_start", "_is_json", "_last_line", "_lead", "_over", "_tell", "_used", "_width",
+    )  # fmt: skip
 
     def __init__(self, *, over: int, width: int, tell: Callable[[str], object] = lambda sentence: None) -> None:  # noqa: ARG005
         super().__init__()
