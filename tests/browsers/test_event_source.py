@@ -207,13 +207,13 @@ def test_onmessage_gets_each_message_once_whether_in_fragments_or_not(page: Page
     assert got == {"replaced": [], "onmessage": messages, "listener": messages}
 
 
-URLS = {
+URLS = {  # of no stream: whether a browser has asked before it is closed differs from time to time
     "": "?a=b&sse-fragments=1",
     "#c": "?a=b&sse-fragments=1#c",
     " \n#c\x1f": "?a=b&sse-fragments=1#c",
-    "\t/wrapped/none \0": "wrapped/none?sse-fragments=1",
+    "\t/none \0": "none?sse-fragments=1",
     "?c=d?": "?c=d?&sse-fragments=1",
-    "/bare/a b?c=d#e?f": "bare/a%20b?c=d&sse-fragments=1#e?f",
+    "/no/a b?c=d#e?f": "no/a%20b?c=d&sse-fragments=1#e?f",
 }
 
 
