@@ -121,8 +121,9 @@ class Relay:
         Safe twice. Waits until the application is closed, but if its code runs (it may sleep) only for a moment. Raises what
         the application's ``close()`` raised, once, if it has ended by now; otherwise that is logged.
         """
+        was_waiting = self.blocks.is_producer_waiting  # until it is woken now
         self.stop()
-        self.join(_CLOSE_WITHIN if self._is_closing or self.blocks.is_producer_waiting else _CLOSE_AT_ONCE)
+        self.join(_CLOSE_WITHIN if was_waiting or self._is_closing else _CLOSE_AT_ONCE)
         with self._lock:
             self._is_abandoned = True
             error, self._error = self._error, None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 from wsgiref.util import setup_testing_defaults
@@ -19,7 +20,7 @@ Headers = list[tuple[str, str]]
 EVENT_STREAM = ("Content-Type", "text/event-stream")
 ANNOUNCED = {"HTTP_ACCEPT": "text/event-stream"}
 EVENT_SOURCE = {**ANNOUNCED, "HTTP_CACHE_CONTROL": "no-cache"}
-DEADLINE = 10.0  # seconds; what is not there by then will not come
+DEADLINE = 20.0  # seconds; what is not there by then will not come
 
 
 def environ_of(given: dict[str, str] | None = None) -> WSGIEnvironment:
@@ -28,6 +29,18 @@ def environ_of(given: dict[str, str] | None = None) -> WSGIEnvironment:
     setup_testing_defaults(environ)
     environ.update({"QUERY_STRING": "", **(given or {})})
     return environ
+
+
+def relay_threads() -> list[threading.Thread]:
+    return [thread for thread in threading.enumerate() if thread.name.startswith("ssemiddleware-relay")]
+
+
+def wait_for_relays() -> None:
+    """Wait until no request runs on a thread of ours any more."""
+    deadline = time.monotonic() + DEADLINE
+    for thread in relay_threads():
+        thread.join(max(0.0, deadline - time.monotonic()))
+    assert relay_threads() == []
 
 
 class Blocks:

@@ -37,6 +37,7 @@ from .applications import (
     environ_of,
     respond,
     respond_unchecked,
+    wait_for_relays,
 )
 from .test_event_stream import cuttings
 
@@ -46,19 +47,6 @@ if TYPE_CHECKING:
 INLINE: dict[str, str] = {}
 both_paths = pytest.mark.parametrize("request_", [INLINE, ANNOUNCED], ids=["inline", "announced"])
 HTML = ("Content-Type", "text/html")
-
-
-def relay_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ssemiddleware-relay")]
-
-
-@pytest.fixture(autouse=True)
-def _no_thread_stays() -> Iterator[None]:
-    yield
-    deadline = time.monotonic() + DEADLINE
-    while relay_threads() and time.monotonic() < deadline:
-        relay_threads()[0].join(0.1)
-    assert relay_threads() == []
 
 
 # -- what is an event stream and what is not
@@ -84,11 +72,11 @@ def test_an_event_stream_is_told_by_its_type_whatever_its_status(status: str, re
 def test_a_response_that_is_no_event_stream_is_the_very_same_object() -> None:
     headers = [HTML, ("Connection", "x")]
     for iterable in ([b"<html>"], (b"<html>",), Blocks([b"<html>"]), io.BytesIO(b"<html>"), iter([b"<html>"])):
-        before = threading.active_count()
+        before = set(threading.enumerate())
         response = respond_unchecked(application_of(iterable, *headers))
         assert response.iterable is iterable
         assert response.starts == [("200 OK", headers, None)]
-        assert threading.active_count() == before
+        assert set(threading.enumerate()) <= before
 
 
 def test_an_announced_response_that_is_no_event_stream_is_relayed_block_by_block() -> None:
@@ -449,8 +437,7 @@ def test_what_the_application_raises_after_its_stream_has_ended_is_logged(caplog
     response.close()
     wakes.set()
     assert raised.wait(DEADLINE)
-    while relay_threads():
-        relay_threads()[0].join(DEADLINE)
+    wait_for_relays()
     (record,) = caplog.records
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "too late"
@@ -647,8 +634,7 @@ def test_drain_ends_streams_that_are_open_and_those_to_come() -> None:
     assert value.endswith(b"\n\n")
     assert 750 <= int(value) <= 1500
     assert Response(middleware, environ_of(ANNOUNCED)).body() in (b":\n", b":\ndata: 1\n\n")
-    while relay_threads():
-        relay_threads()[0].join(DEADLINE)
+    wait_for_relays()
     assert reasons[0] == "drain"
 
 
@@ -883,8 +869,7 @@ def test_what_the_application_raised_lives_no_longer_than_its_request(request_: 
     try:
         with contextlib.suppress(Failure):
             SSEMiddleware(application)(environ_of(request_), lambda *_: lambda block: None)
-        while relay_threads():
-            relay_threads()[0].join(DEADLINE)
+        wait_for_relays()
         assert references[0]() is None
     finally:
         gc.enable()
@@ -917,8 +902,7 @@ def test_a_client_that_left_is_no_error_of_an_application_that_writes(caplog: py
     assert sleeping.wait(DEADLINE)
     response.close()
     wakes.set()
-    while relay_threads():
-        relay_threads()[0].join(DEADLINE)
+    wait_for_relays()
     assert caplog.records == []
 
 
@@ -954,7 +938,8 @@ def test_wrap_shows_what_an_import_lacks(tmp_path: Path, monkeypatch: pytest.Mon
 @pytest.mark.parametrize("way", ["leave", "drain"])
 @both_paths
 def test_a_stream_that_waits_for_its_first_turn_sees_that_it_must_end(request_: dict[str, str], way: str) -> None:
-    governor = MemoryGovernor(read=lambda: (250, 256))  # critical, and nobody else has a stream: one may begin, and waits
+    # Critical, and nobody else has a stream: one may begin, and waits.
+    governor = MemoryGovernor(read=lambda: (250, 256), pause=100 * DEADLINE)
     middleware = SSEMiddleware(application_of([b"data: x\n\n"]), memory=governor)
     ours, theirs = socket.socketpair()
     with ours, theirs:
