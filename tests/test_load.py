@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import re
 import subprocess
@@ -13,7 +14,7 @@ from typing import Any
 import pytest
 
 import ssemiddleware
-from ssemiddleware import SSEMiddleware
+from ssemiddleware import MemoryGovernor, SSEMiddleware
 
 from .applications import ANNOUNCED, EVENT_SOURCE, Response, application_of, environ_of
 
@@ -26,7 +27,8 @@ def test_sending_a_client_away_costs_the_same_however_many_streams_are_open() ->
 
 def calls_to_send_away(*, beside: int) -> int:
     """Return how many functions of ours are called for a request that is shed, while so many streams are open."""
-    wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=beside)
+    memory = MemoryGovernor(read=lambda: (1, 100), clock=lambda: 0.0)  # which is read once, and not whenever 100 ms are over
+    wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=beside, memory=memory)
     streams = [Response(wrapped, environ_of()) for _ in range(beside)]
     Response(wrapped, environ_of(EVENT_SOURCE))  # of the first one the log is told
     calls = 0
@@ -35,11 +37,13 @@ def calls_to_send_away(*, beside: int) -> int:
         nonlocal calls
         calls += event == "call" and frame.f_code.co_filename.startswith(_PACKAGE)
 
+    gc.disable()  # what tests before have left behind is not to end here
     sys.setprofile(note)
     try:
         response = Response(wrapped, environ_of(EVENT_SOURCE))
     finally:
         sys.setprofile(None)
+        gc.enable()
     assert b"retry:" in response.body()
     for stream in streams:
         stream.close()
