@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import re
-import time
 from collections.abc import Callable, Iterator
+from functools import partial
 
 import pytest
 from hypothesis import given
@@ -22,6 +22,8 @@ from ssemiddleware.event_stream import (
     first_line_end,
     next_cut,
 )
+
+from .growth import is_linear
 
 # Pieces that streams are made of: line ends in all forms, comments, fields, characters of several bytes.
 PIECES = [
@@ -206,17 +208,6 @@ def test_no_character_is_cut(line: bytes, size: int) -> None:
         start = end
 
 
-def growth(work: Callable[[int], object], size: int) -> float:
-    """Return how many times longer *work* takes for four times the size (the best of five)."""
-
-    def seconds(size: int) -> float:
-        started = time.thread_time()
-        work(size)
-        return time.thread_time() - started
-
-    return min(seconds(4 * size) for _ in range(5)) / min(seconds(size) for _ in range(5))
-
-
 def cut_all(block: bytes) -> None:
     start = 0
     while start < len(block):
@@ -234,8 +225,7 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
 
 @pytest.mark.parametrize("shape", SHAPES.values(), ids=SHAPES.keys())
 def test_cutting_is_linear(shape: Callable[[int], bytes]) -> None:
-    blocks = {size: shape(size) for size in (1 << 21, 1 << 23)}
-    assert growth(lambda size: cut_all(blocks[size]), 1 << 21) < 8
+    assert is_linear(lambda size: partial(cut_all, shape(size)), 1 << 21, below=8, slack=0)
 
 
 @pytest.mark.parametrize("block", [1 << 6, 1 << 16], ids=["small blocks", "large blocks"])
@@ -244,7 +234,7 @@ def test_reading_a_long_line_is_linear(block: int) -> None:
         for _ in read_events(b"x" * block for _ in range(size // block)):
             pass
 
-    assert growth(read, 1 << 20) < 8
+    assert is_linear(lambda size: partial(read, size), 1 << 20, below=8, slack=0)
 
 
 # -- searching

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import pairwise
@@ -14,6 +13,8 @@ from hypothesis import strategies as st
 from ssemiddleware import Event, Fragment, FragmentJoiner, read_events
 from ssemiddleware.event_stream import received_event
 from ssemiddleware.fragment import Fragmenting, asks_for_fragments
+
+from .growth import is_linear
 
 
 def fragment(blocks: Iterable[bytes], *, over: int = 20, size: int = 22) -> list[bytes]:
@@ -335,25 +336,18 @@ SHAPES: dict[str, Callable[[int], bytes]] = {
 def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> None:
     n = 20_000 if size == 1 else 400_000
 
-    def seconds(n: int) -> float:
+    def work_of(n: int) -> Callable[[], object]:
         stream = b"data: " + SHAPES[shape](n) + b"\n\n"
         blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
-        best = float("inf")
-        for _ in range(3):
-            began = time.thread_time()
-            fragment(blocks, over=4096, size=1024)
-            best = min(best, time.thread_time() - began)
-        return best
+        return lambda: fragment(blocks, over=4096, size=1024)
 
-    assert seconds(4 * n) < 10 * seconds(n) + 0.01
+    assert is_linear(work_of, n)
 
 
 def test_joining_is_linear_in_the_length_of_the_event() -> None:
-    def seconds(n: int) -> float:
+    def work_of(n: int) -> Callable[[], object]:
         stream = fragment([b"data: " + b"x" * n + b"\n\n"], over=4096, size=1024)
-        began = time.thread_time()
-        (event,) = joined(stream)
-        assert len(event.data) == n
-        return time.thread_time() - began
+        assert [len(event.data) for event in joined(stream)] == [n]
+        return lambda: joined(stream)
 
-    assert min(seconds(8_000_000) for _ in range(3)) < 10 * min(seconds(2_000_000) for _ in range(3)) + 0.01
+    assert is_linear(work_of, 2_000_000)
