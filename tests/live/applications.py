@@ -250,12 +250,15 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
 
 HEARTBEAT = 0.3  # seconds, so that a test need not wait long
 
-app = SSEMiddleware(play)
-app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT)
+# Others may use nearly all of the machine meanwhile: streams wait only where it is all but full.
+AMPLE = MemoryGovernor(low=0.97, high=0.98, critical=0.99)
+
+app = SSEMiddleware(play, memory=AMPLE)
+app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE)
 FILLED = [0]  # percent
 app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100)))
-app_for_many = SSEMiddleware(play, max_streams=1000)
-app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0)
+app_for_many = SSEMiddleware(play, max_streams=1000, memory=AMPLE)
+app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0, memory=AMPLE)
 
 
 def app_with_hidden_clients(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

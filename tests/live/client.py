@@ -13,6 +13,8 @@ from typing import Literal, NamedTuple
 Headers = list[tuple[str, str]]
 Framing = Literal["chunked", "length", "until the connection ends"]
 
+PATIENCE = 20.0  # seconds for what comes at once, or not before the applications' waits have ended, of a minute
+
 
 class Arrival(NamedTuple):
     """An HTTP chunk, or what one read returned where there are none."""
@@ -66,7 +68,7 @@ class Connection:
     def body(self) -> bytes:
         return b"".join(arrival.block for arrival in self.arrivals)
 
-    def read_headers(self, within: float = 5) -> None:
+    def read_headers(self, within: float = PATIENCE) -> None:
         """Read the status line and the headers."""
         deadline = time.monotonic() + within
         while b"\r\n\r\n" not in self._buffer:
@@ -79,7 +81,7 @@ class Connection:
         self._buffer = bytearray(rest)
         self._begin_body()
 
-    def read_until(self, expected: bytes, within: float = 5) -> float:
+    def read_until(self, expected: bytes, within: float = PATIENCE) -> float:
         """Read until the body contains *expected*; return when that came."""
         deadline = time.monotonic() + within
         while expected not in self.body:
@@ -88,7 +90,7 @@ class Connection:
                 raise AssertionError(f"the body ended ({self.ended}) without {expected!r}: {self.body[-200:]!r}")
         return self.arrivals[-1].at
 
-    def read_to_end(self, within: float = 5) -> bytes:
+    def read_to_end(self, within: float = PATIENCE) -> bytes:
         """Read the whole body and return it."""
         deadline = time.monotonic() + within
         while self._read_on(deadline, "the end"):
@@ -105,7 +107,7 @@ class Connection:
             pass
         return b"".join(arrival.block for arrival in self.arrivals[before:])
 
-    def take(self, size: int, within: float = 5) -> int:
+    def take(self, size: int, within: float = PATIENCE) -> int:
         """Receive at most *size* bytes, and return how many came: a client that is slow."""
         before = len(self._buffer)
         self._receive(time.monotonic() + within, "anything", size)

@@ -8,10 +8,12 @@ import re
 import secrets
 import socket
 import ssl
+import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -22,10 +24,10 @@ import pytest
 
 import ssemiddleware
 
-from .client import Connection, Headers, TooLate
+from .client import PATIENCE, Connection, Headers, TooLate
 from .steps import Step
 
-START_WITHIN = 20.0  # seconds, on a machine that has other things to do
+START_WITHIN = 60.0  # seconds, on a machine that has other things to do
 END_WITHIN = 5.0
 
 ANNOUNCED: Headers = [("Accept", "text/event-stream")]
@@ -131,7 +133,7 @@ class Server:
         stream_socket = socket.socket()
         if receive_buffer is not None:
             stream_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        stream_socket.settimeout(5)
+        stream_socket.settimeout(PATIENCE)
         stream_socket.connect(("127.0.0.1", self.port))
         if self._trust is not None:
             stream_socket = self._trust.wrap_socket(stream_socket, server_hostname="localhost")
@@ -151,23 +153,23 @@ class Server:
         """Ask for what the *steps* make; the response is still to be read."""
         return self.ask(play_target(*steps, **query), headers, method=method, more=more)
 
-    def get(self, target: str, headers: Headers = INLINE, *, within: float = 5) -> Connection:
+    def get(self, target: str, headers: Headers = INLINE, *, within: float = PATIENCE) -> Connection:
         """Return a response that has been read to its end."""
         connection = self.ask(target, [*headers, ("Connection", "close")])
         connection.read_to_end(within)
         connection.leave()
         return connection
 
-    def life(self, key: str, *, within: float = 5) -> Life:
+    def life(self, key: str, *, within: float = PATIENCE) -> Life:
         """Return what became of the request of that key."""
         told = json.loads(self.get(f"/life?key={key}", within=within).body)
         threads = told.pop("threads")
         return Life(threads["call"], threads["next"], threads["close"], **told)
 
-    def life_once(self, key: str, holds: Callable[[Life], object], *, within: float) -> Life:
+    def life_once(self, key: str, holds: Callable[[Life], object], *, within: float = PATIENCE) -> Life:
         """Return what became of the request of that key once *holds* does."""
         deadline = time.monotonic() + within
-        while not holds(life := self.life(key, within=max(5, within))):
+        while not holds(life := self.life(key, within=max(PATIENCE, within))):
             if time.monotonic() > deadline:
                 raise TooLate(f"not within {within} s: {life}")
             time.sleep(0.02)
@@ -183,11 +185,34 @@ class Server:
         """Return the process that answers."""
         return psutil.Process(int(self.get("/ping").header("X-Process") or ""))
 
+    def workers(self, number: int) -> list[psutil.Process]:
+        """Return gunicorn's workers once there are so many and each answers."""
+        deadline = time.monotonic() + START_WITHIN
+        while len(workers := self.process.children()) != number:
+            assert time.monotonic() < deadline, workers
+            time.sleep(0.02)
+        for worker in workers:
+            with self.only(worker):
+                assert self.get("/ping", within=START_WITHIN).header("X-Process") == str(worker.pid)
+        return workers
+
+    @contextmanager
+    def only(self, worker: psutil.Process) -> Iterator[None]:
+        """Have that worker of gunicorn's answer: the kernel may give one of them every connection."""
+        others = [other for other in self.process.children() if other != worker]
+        for other in others:
+            other.suspend()
+        try:
+            yield
+        finally:
+            for other in others:
+                other.resume()
+
     def output(self) -> str:
         """Return all that the server has written."""
         return self._output.read_text(errors="replace")
 
-    def output_once(self, pattern: str, *, since: int = 0, within: float = 5) -> str:
+    def output_once(self, pattern: str, *, since: int = 0, within: float = PATIENCE) -> str:
         """Return the output behind the first *since* characters, once the regular expression *pattern* is found in it."""
         deadline = time.monotonic() + within
         while not re.search(pattern, output := self.output()[since:]):
@@ -232,6 +257,16 @@ def start(kind: Kind, application: str, folder: Path, *, trust: ssl.SSLContext |
         if server is not None:
             return server
     raise AssertionError(f"{kind} found no free port")
+
+
+def output_of_failed_start(kind: Kind, application: str, folder: Path) -> str:
+    """Start a server that ends by itself, with an error; return what it has written."""
+    command = kind.command(application, 0)  # any port, since nobody is to find it
+    ended = subprocess.run(
+        command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=START_WITHIN, check=False
+    )
+    assert ended.returncode, ended
+    return ended.stdout + ended.stderr
 
 
 def _maybe_start(kind: Kind, application: str, folder: Path, trust: ssl.SSLContext | None) -> Server | None:

@@ -44,12 +44,12 @@ def pause(seconds: float) -> Step:
     return {"do": "pause", "seconds": seconds}
 
 
-def wait_for_release(seconds: float = 30) -> Step:
+def wait_for_release(seconds: float = 60) -> Step:
     """Sleep, deaf to the end of the stream, until the test says so through `Server.release`."""
     return {"do": "wait_for_release", "seconds": seconds}
 
 
-def wait_for_the_end(seconds: float = 30) -> Step:
+def wait_for_the_end(seconds: float = 60) -> Step:
     """Wait for the end of the stream with its handle, and note when it came; return from the application then."""
     return {"do": "wait_for_the_end", "seconds": seconds}
 

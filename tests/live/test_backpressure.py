@@ -22,7 +22,8 @@ AHEAD = app.read_ahead + app.max_block  # what waits, and the block that the ser
 NOISE = 2 * BLOCK  # what the kernel buffers may differ by; for the bare application it was nothing in 18 measurements
 MEMORY = app.read_ahead + 1_000_000  # the promise; 0.6 to 1.1 MB were measured
 
-TRIES = 3  # waitress' own memory grew by 5.4 to 8.3 MB in as many runs on a busy machine
+# Waitress' own memory grew by 5.4 to 8.3 MB in as many runs on a busy machine, where a server may also pause before it is full.
+TRIES = 3
 
 
 class Held(NamedTuple):
@@ -40,15 +41,14 @@ class Held(NamedTuple):
     ],
 )
 def test_a_client_that_never_reads_makes_the_application_wait(kind: Kind, path: Headers, ahead: int, serve: Start) -> None:
-    bare_growth, growth = [], []
+    bare, wrapped = [], []
     for _ in range(TRIES):
-        bare, wrapped = hold(serve(kind, BARE), path), hold(serve(kind, WRAPPED), path)
-        assert wrapped.yielded <= bare.yielded + ahead + NOISE
-        bare_growth.append(bare.grown)
-        growth.append(wrapped.grown)
-        if min(growth) <= max(bare_growth) + MEMORY:
+        bare.append(hold(serve(kind, BARE), path))
+        wrapped.append(hold(serve(kind, WRAPPED), path))
+        is_little_ahead = min(held.yielded for held in wrapped) <= max(held.yielded for held in bare) + ahead + NOISE
+        if is_little_ahead and min(held.grown for held in wrapped) <= max(held.grown for held in bare) + MEMORY:
             return
-    raise AssertionError(f"{growth} bytes and not {MEMORY} more than {bare_growth}")
+    raise AssertionError(f"{wrapped}, and not {ahead + NOISE} bytes and {MEMORY} bytes of memory more than {bare}")
 
 
 def hold(server: Server, path: Headers) -> Held:
@@ -65,7 +65,7 @@ def hold(server: Server, path: Headers) -> Held:
 def standstill(server: Server) -> int:
     """Return how much the application has yielded, once that has not changed for a while."""
     yielded, since = 0, time.monotonic()
-    while time.monotonic() - since < 0.7:
+    while time.monotonic() - since < 1:
         now = re.findall(r"yielded ([0-9]+)\n", server.output_once("yielded [0-9]+\n"))[-1]
         if int(now) != yielded:
             yielded, since = int(now), time.monotonic()

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from itertools import chain
+from collections.abc import Callable
 from pathlib import Path
 
 import psutil
@@ -14,15 +12,15 @@ from prometheus_client.parser import text_string_to_metric_families as parse
 
 from ssemiddleware.stream import REASONS
 
-from .client import Connection, Headers, TooLate
+from .client import PATIENCE, Connection, Headers, TooLate
 from .conftest import Start
-from .serving import ANNOUNCED, EVENT_SOURCE, PATHS, START_WITHIN, Kind, Server, gunicorn
-from .steps import event, repeat, wait_for_the_end
+from .serving import ANNOUNCED, EVENT_SOURCE, PATHS, Kind, Server, gunicorn, new_key
+from .steps import event, repeat, wait_for_release
 
 pytestmark = pytest.mark.live
 
 EVENTS = 10
-WORKERS = "--workers=2", "--threads=10", "--config=python:live.metrics_application"
+WORKERS = "--workers=2", "--threads=10", "--timeout=120", "--config=python:live.metrics_application"
 KINDS = [
     gunicorn("gthread", *WORKERS, name="gunicorn gthread with two workers"),
     gunicorn("gthread", *WORKERS, "--preload", name="gunicorn gthread with two workers, preloaded"),
@@ -36,13 +34,7 @@ def server(request: pytest.FixtureRequest, serve: Start, tmp_path: Path, monkeyp
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
     kind: Kind = request.param
     server = serve(kind, "live.metrics_application:app_with_metrics")
-    deadline = time.monotonic() + START_WITHIN
-    while len(workers_of(server)) < 2:
-        assert time.monotonic() < deadline
-        time.sleep(0.02)
-    for worker in workers_of(server):
-        with only(server, worker):
-            server.get("/ping", within=START_WITHIN)
+    server.workers(2)
     return server
 
 
@@ -56,45 +48,32 @@ def numbers(server: Server) -> Numbers:
     return found
 
 
-def numbers_once(server: Server, holds: Callable[[Numbers], object], *, within: float = 5) -> Numbers:
-    deadline = time.monotonic() + within
+def numbers_once(server: Server, holds: Callable[[Numbers], object]) -> Numbers:
+    deadline = time.monotonic() + PATIENCE
     while not holds(found := numbers(server)):
         if time.monotonic() > deadline:
-            raise TooLate(f"not within {within} s: {found}")
+            raise TooLate(f"not within {PATIENCE} s: {found}")
         time.sleep(0.05)
     return found
 
 
-@contextmanager
-def only(server: Server, worker: psutil.Process) -> Iterator[None]:
-    """Have that worker answer: the kernel may give one of them every connection."""
-    others = [other for other in workers_of(server) if other != worker]
-    for other in others:
-        other.suspend()
-    try:
-        yield
-    finally:
-        for other in others:
-            other.resume()
-
-
-def workers_of(server: Server) -> list[psutil.Process]:
-    children: list[psutil.Process] = server.process.children()
-    return children
-
-
-def open_streams(server: Server, headers: Headers, *, seconds: float = 30) -> dict[psutil.Process, list[Connection]]:
-    """Return two streams that are open in each worker, behind their events."""
+def open_streams(server: Server, headers: Headers) -> dict[psutil.Process, dict[str, Connection]]:
+    """Return two streams that are open in each worker, behind their events, and wait for a release, by their keys."""
     streams = {}
-    for worker in workers_of(server):
-        with only(server, worker):
-            steps = repeat(event("one"), times=EVENTS), wait_for_the_end(seconds)
-            streams[worker] = [server.open(*steps, headers=headers) for _ in range(2)]
-            for stream in streams[worker]:
+    steps = repeat(event("one"), times=EVENTS), wait_for_release()
+    for worker in server.workers(2):
+        with server.only(worker):
+            streams[worker] = {key: server.open(*steps, headers=headers, key=key) for key in (new_key(), new_key())}
+            for stream in streams[worker].values():
                 stream.read_until(b"data: one\n\n" * EVENTS)
                 assert stream.header("X-Process") == str(worker.pid)
-    assert len(streams) == 2
     return streams
+
+
+def wait_for_successor(server: Server, worker: psutil.Process) -> None:
+    """Wait until *worker* has gone and another one answers."""
+    psutil.wait_procs([worker], timeout=PATIENCE)
+    assert worker not in server.workers(2)
 
 
 def total(found: Numbers, name: str) -> float:
@@ -106,9 +85,11 @@ def test_any_worker_tells_of_the_streams_of_all(server: Server) -> None:
     assert total(before, "open_streams") == total(before, "events_total") == total(before, "ended_streams_total") == 0
     assert set(before["ssemiddleware_ended_streams_total"]) == set(REASONS)
     streams = open_streams(server, ANNOUNCED)
-    numbers_once(server, lambda found: total(found, "longest_silence_seconds") > 1 and total(found, "open_streams") == 4)
+    numbers_once(server, lambda found: total(found, "longest_silence_seconds") > 1)
+    # What a stream has carried is told at its looks, a moment after it has begun.
+    numbers_once(server, lambda found: total(found, "open_streams") == 4 and total(found, "events_total") == 2 * 4 * EVENTS)
     for worker in streams:
-        with only(server, worker):
+        with server.only(worker):
             found = numbers(server)
         assert found["ssemiddleware_open_streams"] == {"announced": 4, "inline": 0}
         assert found["ssemiddleware_events_total"] == {"in": 4 * EVENTS, "out": 4 * EVENTS}
@@ -117,11 +98,18 @@ def test_any_worker_tells_of_the_streams_of_all(server: Server) -> None:
 
 @pytest.mark.parametrize("path", PATHS)
 def test_when_all_streams_have_ended_none_is_open(server: Server, path: Headers) -> None:
-    streams = open_streams(server, path, seconds=3)
+    streams = open_streams(server, path)
     numbers_once(server, lambda found: total(found, "open_streams") == 4)
-    for stream in chain(*streams.values()):
-        stream.read_to_end()
-    ended = numbers_once(server, lambda found: found["ssemiddleware_ended_streams_total"]["application ended"] == 4)
+    for worker, its_streams in streams.items():
+        with server.only(worker):
+            for key, stream in its_streams.items():
+                server.release(key)
+                stream.read_to_end()
+    # Both workers write one number after the other.
+    numbers_once(server, lambda found: found["ssemiddleware_ended_streams_total"]["application ended"] == 4)
+    ended = numbers_once(
+        server, lambda found: total(found, "events_total") == 2 * 4 * EVENTS and not total(found, "held_bytes")
+    )
     assert total(ended, "open_streams") == total(ended, "held_bytes") == total(ended, "oldest_stream_seconds") == 0
     assert total(ended, "events_total") == 2 * 4 * EVENTS
 
@@ -129,8 +117,10 @@ def test_when_all_streams_have_ended_none_is_open(server: Server, path: Headers)
 def test_counters_never_go_down_and_what_a_killed_worker_had_open_is_forgotten(server: Server) -> None:
     streams = open_streams(server, EVENT_SOURCE)
     before = numbers_once(server, lambda found: total(found, "events_total") == 2 * 4 * EVENTS)
-    next(iter(streams)).kill()
-    after = numbers_once(server, lambda found: total(found, "open_streams") == 2, within=10)
+    killed = next(iter(streams))
+    killed.kill()
+    wait_for_successor(server, killed)
+    after = numbers_once(server, lambda found: total(found, "open_streams") == 2)
     for name in before:
         assert not name.endswith("_total") or all(after[name][label] >= value for label, value in before[name].items()), name
 
@@ -138,6 +128,7 @@ def test_counters_never_go_down_and_what_a_killed_worker_had_open_is_forgotten(s
 def test_what_a_worker_counts_as_it_goes_is_kept(server: Server) -> None:
     worker, streams = next(iter(open_streams(server, EVENT_SOURCE).items()))
     worker.terminate()
-    for stream in streams:
+    for stream in streams.values():
         stream.read_to_end()
-    numbers_once(server, lambda found: found["ssemiddleware_ended_streams_total"]["drain"] == 2, within=10)
+    wait_for_successor(server, worker)
+    numbers_once(server, lambda found: found["ssemiddleware_ended_streams_total"]["drain"] == 2)
