@@ -44,8 +44,8 @@ NODE_REMEDY = "apt-get install nodejs npm"
 _HERE = Path(__file__).resolve().parent
 _ROOT = _HERE.parent.parent
 _OLDEST_NODE = 20  # that eventsource 4 runs on
-_PREPARES_WITHIN = 30.0  # seconds
-_INSTALLS_WITHIN = 120.0
+_PREPARES_WITHIN = 60.0  # seconds
+_INSTALLS_WITHIN = 300.0
 
 
 class Verdict(Enum):

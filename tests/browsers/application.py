@@ -29,7 +29,7 @@ from ssemiddleware.__main__ import CLIENT
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-HEARTBEAT = 0.2  # seconds, under /beating
+HEARTBEAT = 0.1  # seconds, under /beating
 RETRY = 600  # milliseconds, under /wrapped; half as much again is still far below the 3 s that browsers wait by themselves
 SILENCE = 8.0  # seconds
 
@@ -101,6 +101,7 @@ class Journal:
 def create_application(journal_path: str) -> WSGIApplication:
     """Return the page and, beside it, its streams bare and wrapped."""
     journal = Journal(Path(journal_path))
+    journal.write("", started=True)  # in gunicorn, by the worker that will serve it
     streams = create_streams(journal)
     ways: dict[str, WSGIApplication] = {
         "/bare": streams,
@@ -142,7 +143,8 @@ def _counted(application: WSGIApplication, journal: Journal) -> WSGIApplication:
                 comments += block.rstrip() == b":"
                 yield block
         finally:
-            blocks.close()  # type: ignore[attr-defined]  # a stream's has one
+            if hasattr(blocks, "close"):
+                blocks.close()
             journal.write(parse_qs(environ["QUERY_STRING"])["stream"][0], comments=comments)
 
     return counted

@@ -39,7 +39,7 @@ class Server:
         """Have all workers replaced, and wait until those of before are gone."""
         workers = psutil.Process(self._pid).children()
         os.kill(self._pid, signal.SIGHUP)
-        _, left = psutil.wait_procs(workers, 15)
+        _, left = psutil.wait_procs(workers, 60)  # 10 s of grace, and what a busy machine adds
         assert not left
 
     def told_of(self, stream: str, fact: str) -> list[dict[str, Any]]:
@@ -48,7 +48,7 @@ class Server:
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if line["stream"] == stream and fact in line]
 
-    def wait_for(self, stream: str, fact: str, workers: int = 1, within: float = 15.0) -> list[dict[str, Any]]:
+    def wait_for(self, stream: str, fact: str, workers: int = 1, within: float = 30.0) -> list[dict[str, Any]]:
         """Return the lines that tell this *fact* about *stream* once so many *workers* have told it."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
@@ -113,7 +113,7 @@ def _serving(folder: Path, arguments: Callable[[int], tuple[str, ...]]) -> Itera
             command = (sys.executable, *arguments(listener.fileno()))
             pid = stack.enter_context(running(*command, log=log, env=env, pass_fds=(listener.fileno(),)))
         try:
-            with closing(HTTPConnection(url.split("/")[2], timeout=30)) as connection:
+            with closing(HTTPConnection(url.split("/")[2], timeout=60)) as connection:
                 connection.request("GET", "/")
                 assert connection.getresponse().status == 200
         except OSError as error:

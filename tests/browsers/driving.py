@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import importlib.util
 import json
+import logging
 import os
 import shutil
 import socket
@@ -29,8 +30,11 @@ if TYPE_CHECKING:
     from selenium.webdriver.common.service import Service
     from selenium.webdriver.remote.webdriver import WebDriver
 
+_log = logging.getLogger(__name__)
+
 _START_WITHIN = 60.0  # seconds; about 3 are usual
 _ANSWER_WITHIN = 60.0  # to anything but a script
+_RUNS_WITHIN = 30.0  # a script that waits for nothing
 _END_WITHIN = 5.0  # before a process is killed
 
 # WebKitGTK's own browser, which stands beside the library that its driver needs.
@@ -58,7 +62,7 @@ class Browser(Protocol):
     def open(self, url: str) -> None:
         """Go to *url* and wait until the page has loaded."""
 
-    def run(self, script: str, *args: object, timeout: float = 10.0) -> object:
+    def run(self, script: str, *args: object, timeout: float = _RUNS_WITHIN) -> object:
         """Run *script*, the body of an async function with *args* as its ``arguments``, and return what it returns.
 
         Arguments and result are JSON. Raises `ScriptFailed` if the script throws, and the driver's own error if it takes
@@ -138,7 +142,7 @@ class _DrivenBrowser:
     def open(self, url: str) -> None:
         self._driver.get(url)
 
-    def run(self, script: str, *args: object, timeout: float = 10.0) -> object:
+    def run(self, script: str, *args: object, timeout: float = _RUNS_WITHIN) -> object:
         self._driver.set_script_timeout(timeout)
         return _answer_of(self._driver.execute_async_script(_RUN % script, *args))
 
@@ -162,8 +166,15 @@ def _driven(name: str, service: Service, options: ArgOptions) -> Iterator[Browse
         stack.callback(service.stop)
         stack.enter_context(_ended_with_family(service.process.pid))
         driver = WebDriver(RemoteConnection(client_config=ClientConfig(service.service_url)), options=options)
-        stack.callback(driver.quit)
+        stack.callback(_quit, driver)
         yield _DrivenBrowser(name, driver)
+
+
+def _quit(driver: WebDriver) -> None:
+    try:
+        driver.quit()
+    except Exception:  # a browser that crashes now has answered all that was asked; what is left of it will be killed
+        _log.warning("the browser did not quit", exc_info=True)
 
 
 @contextmanager
@@ -257,7 +268,7 @@ class _Firefox:
     def open(self, url: str) -> None:
         self._marionette.ask("WebDriver:Navigate", url=url)
 
-    def run(self, script: str, *args: object, timeout: float = 10.0) -> object:
+    def run(self, script: str, *args: object, timeout: float = _RUNS_WITHIN) -> object:
         self._marionette.ask("WebDriver:SetTimeouts", script=round(timeout * 1000))
         answer = self._marionette.ask(
             "WebDriver:ExecuteAsyncScript", timeout + _ANSWER_WITHIN, script=_RUN % script, args=list(args)

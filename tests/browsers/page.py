@@ -44,7 +44,7 @@ class Page:
         """Return what the stream that the page listens to has brought so far."""
         return _record(self.browser.run("return listening.record;"))
 
-    def wait_until(self, condition: str, within: float = 10.0) -> Record:
+    def wait_until(self, condition: str, within: float = 30.0) -> Record:
         """Wait until the *condition* on ``record``, in JavaScript, holds; return the record."""
         script = f"const {{record}} = listening; await until(() => {condition}, arguments[0]); return record;"
         return _record(self.browser.run(script, within, timeout=within + 10))
@@ -55,7 +55,7 @@ class Page:
         record, closed = cast(Any, self.browser.run(script))
         return _record(record), closed / 1000
 
-    def read_to_end(self, paths: Iterable[str], within: float = 20.0) -> list[Record]:
+    def read_to_end(self, paths: Iterable[str], within: float = 60.0) -> list[Record]:
         """Read the streams at *paths* at once (a browser asks a server for 6), each up to its first end."""
         script = "return Promise.all(arguments[0].map(path => readToEnd(path, arguments[1])));"
         records = self.browser.run(script, list(paths), within, timeout=within + 10)

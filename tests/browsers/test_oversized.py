@@ -17,7 +17,7 @@ from benchmarks.readers.harness import WAYS, Page, Server, Verdict, page_reader,
 
 from .driving import ENGINES
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]  # a browser may be slow to start
 
 WITHIN = 60.0  # seconds; most take less than one
 SIZES = (1, 10, 50)  # MB

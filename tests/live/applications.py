@@ -1,7 +1,7 @@
 """The applications that the servers run: one that plays what a request asks for (see `steps`), and notes what became of it.
 
     /play?steps=[...]&key=...    an event stream, unless `type` names another media type; `extra` headers;
-                                 `lazy`: seconds in the first next() before the response is started
+                                 `lazy`: seconds in the first next() before the response is started, or "until released"
     /life?key=...                what became of that request, as JSON
     /release?key=...             lets it go on behind `wait_for_release`
     /stats                       what the middleware says of the streams of its process, as JSON
@@ -155,7 +155,11 @@ def respond_with_steps(environ: WSGIEnvironment, start_response: StartResponse, 
     def begin() -> None:
         if not begun:
             begun.append(True)
-            time.sleep(float(query.get("lazy", "0")))
+            if query.get("lazy") == "until released":
+                sys.stderr.write(f"{query['key']} waits\n")
+                life.released.wait(60)
+            else:
+                time.sleep(float(query.get("lazy", "0")))
             start_response("200 OK", headers)
 
     if "lazy" not in query:
@@ -249,12 +253,14 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
 }
 
 HEARTBEAT = 0.3  # seconds, so that a test need not wait long
+SLOW_HEARTBEAT = 3.0  # seconds, so that none comes because a machine is busy
 
 # Others may use nearly all of the machine meanwhile: streams wait only where it is all but full.
 AMPLE = MemoryGovernor(low=0.97, high=0.98, critical=0.99)
 
 app = SSEMiddleware(play, memory=AMPLE)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE)
+app_with_slow_heartbeats = SSEMiddleware(play, heartbeat=SLOW_HEARTBEAT, memory=AMPLE)
 FILLED = [0]  # percent
 app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100)))
 app_for_many = SSEMiddleware(play, max_streams=1000, memory=AMPLE)

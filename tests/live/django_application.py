@@ -59,15 +59,15 @@ request_finished.connect(note_finished)  # behind Django's own receiver, which c
 
 
 def ticks(request: HttpRequest) -> StreamingHttpResponse:
-    """Three events, each from the database and 300 ms after the other."""
+    """Three events, each from the database, and a pause in seconds behind it."""
     use_database(request)
-    return StreamingHttpResponse(three_ticks(request), content_type="text/event-stream")
+    return StreamingHttpResponse(three_ticks(request, float(request.GET.get("pause", "0.1"))), content_type="text/event-stream")
 
 
-def three_ticks(request: HttpRequest) -> Iterator[bytes]:
+def three_ticks(request: HttpRequest, pause: float) -> Iterator[bytes]:
     for number in range(3):
         yield b"data: tick %d of %d\n\n" % (number, use_database(request))
-        time.sleep(0.3)
+        time.sleep(pause)
 
 
 def endless(request: HttpRequest) -> StreamingHttpResponse:

@@ -32,7 +32,7 @@ from benchmarks.readers.python_reader import READERS
 from ssemiddleware.__main__ import CLIENT
 from ssemiddleware.fragment import Fragmenting
 
-pytestmark = pytest.mark.live
+pytestmark = [pytest.mark.live, pytest.mark.timeout(480)]  # npm may be slow to install
 
 WITHIN = 60.0  # seconds; most take less than one
 SIZES = (1, 10, 50)  # MB
