@@ -151,7 +151,7 @@ def test_admissions_that_share_a_limit_never_exceed_it_among_threads() -> None:
         thread.start()
     for thread in threads:
         thread.join(60)
-    assert max(most) == 5
+    assert max(most) <= 5  # rarely fewer: the threads may have come one after the other
     assert [places.stats().open for places in both] == [0, 0]
     given_places = [admit(both[0]) for _ in range(5)]
     assert both[1].maybe_admit({}, Stream()) is None
