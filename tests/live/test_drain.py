@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from statistics import median
 
 import psutil
 import pytest
@@ -20,7 +21,7 @@ from .steps import Step, event, half_an_event, pause, repeat, wait_for_the_end
 
 pytestmark = pytest.mark.live
 
-PROMISED = 1.0  # seconds until a stream has ended; on a busy machine not all make it
+PROMISED = 1.0  # seconds until most streams have ended; on a busy machine not all make it
 ENDED_WITHIN = 5.0  # seconds, for any of them; without a drain they would be cut after 30
 GONE_WITHIN = 10.0  # seconds; three are usual, gunicorn lingers for two of them, and the grace period has 30
 BEGUN_WITHIN = 60.0  # seconds: six workers may have to start first
@@ -146,7 +147,7 @@ def test_every_stream_ends_cleanly_and_soon(drained: Drained, name: str, measure
 
 
 def test_streams_end_within_a_second(drained: Drained) -> None:
-    assert min(drained.ended_after(name) for name in ENDED) < PROMISED
+    assert median(drained.ended_after(name) for name in ENDED) < PROMISED
 
 
 @pytest.mark.parametrize("name", ENDED)
