@@ -197,7 +197,7 @@ def test_nothing_of_it_is_an_error_in_the_log(drained: Drained) -> None:
 
 
 @pytest.mark.parametrize("kind", GUNICORNS, ids=str)
-def test_a_stream_in_full_flow_ends_within_a_second(kind: Kind, serve: Start, measure: Measure) -> None:
+def test_a_stream_in_full_flow_ends_soon(kind: Kind, serve: Start, measure: Measure) -> None:
     server = serve(kind)
     connection = server.open(repeat(event("tick")), headers=EVENT_SOURCE)
     connection.read_until(b"tick")
