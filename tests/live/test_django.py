@@ -9,7 +9,7 @@ from itertools import pairwise
 
 import pytest
 
-from .client import Headers, TooLate
+from .client import PATIENCE, Headers, TooLate
 from .conftest import Pool
 from .serving import ANNOUNCED, GEVENT, GTHREAD, INLINE, PATHS, SYNC, WAITRESS, Server, new_key
 
@@ -17,7 +17,6 @@ pytest.importorskip("django")
 pytestmark = pytest.mark.live
 
 GZIP = ("Accept-Encoding", "gzip, deflate, br")
-WITHIN = 20.0  # seconds
 TICKS = b"data: tick 0 of 2\n\ndata: tick 1 of 2\n\ndata: tick 2 of 2\n\n"
 
 Threads = dict[str, list[int]]
@@ -29,21 +28,21 @@ def django(request: pytest.FixtureRequest, pool: Pool) -> Server:
     return pool.get(request.param, "live.django_application:application")
 
 
-def threads_once_closed(server: Server, key: str, within: float) -> Threads:
+def threads_once_closed(server: Server, key: str) -> Threads:
     """Return which threads did what for the request of that key, once it has finished with its connection closed."""
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + PATIENCE
     while True:
-        threads: Threads = json.loads(server.get(f"/life?key={key}", within=within).body)
+        threads: Threads = json.loads(server.get(f"/life?key={key}").body)
         if threads["closed"]:
             return threads
         if time.monotonic() > deadline:
-            raise TooLate(f"not finished within {within} s: {threads}")
+            raise TooLate(f"not finished within {PATIENCE} s: {threads}")
         time.sleep(0.02)
 
 
 def test_events_of_an_announced_stream_arrive_at_once_and_uncompressed(django: Server) -> None:
     connection = django.ask(f"/ticks?key={new_key()}&pause=1.5", [*ANNOUNCED, GZIP])
-    assert connection.read_to_end(within=WITHIN) == b":\n" + TICKS
+    assert connection.read_to_end() == b":\n" + TICKS
     assert connection.header("Content-Encoding") is None
     ticks = [arrival.at for arrival in connection.arrivals if b"tick" in arrival.block]
     assert len(ticks) == 3
@@ -52,13 +51,13 @@ def test_events_of_an_announced_stream_arrive_at_once_and_uncompressed(django: S
 
 
 def test_an_ordinary_page_is_still_compressed(django: Server) -> None:
-    response = django.get("/page", [*INLINE, GZIP], within=WITHIN)
+    response = django.get("/page", [*INLINE, GZIP])
     assert response.header("Content-Encoding") == "gzip"
     assert gzip.decompress(response.body) == b"<p>Lorem ipsum dolor sit amet</p>" * 1000
 
 
 def test_a_compressed_inline_stream_arrives_as_it_was_compressed(django: Server) -> None:
-    response = django.get(f"/ticks?key={new_key()}", [*INLINE, GZIP], within=WITHIN)
+    response = django.get(f"/ticks?key={new_key()}", [*INLINE, GZIP])
     assert response.header("Content-Encoding") == "gzip"
     assert gzip.decompress(response.body) == TICKS
 
@@ -68,11 +67,11 @@ def test_a_compressed_inline_stream_arrives_as_it_was_compressed(django: Server)
 def test_connections_are_closed_on_the_thread_that_opened_them(django: Server, path: Headers, leaves_early: bool) -> None:
     key, since = new_key(), len(django.output())
     connection = django.ask(f"/{'endless' if leaves_early else 'ticks'}?key={key}", path)
-    connection.read_until(b" of 2\n\n", within=WITHIN)
+    connection.read_until(b" of 2\n\n")
     if not leaves_early:
-        connection.read_to_end(within=WITHIN)
+        connection.read_to_end()
     connection.leave()
-    threads = threads_once_closed(django, key, within=WITHIN)
+    threads = threads_once_closed(django, key)
     assert len(threads["opened"]) == len(threads["closed"]) == 1
     assert set(threads["used"]) == set(threads["opened"]) == set(threads["closed"])
     assert "Traceback" not in django.output()[since:]

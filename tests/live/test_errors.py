@@ -10,8 +10,6 @@ from .steps import event, fail, large_event, large_event_bytes, pause, text
 
 pytestmark = [pytest.mark.live, pytest.mark.parametrize("path", PATHS)]
 
-WITHIN = 20.0  # seconds
-
 
 def traceback_of(message: str) -> str:
     """Return a regular expression for the application's error with its own frames."""
@@ -25,18 +23,18 @@ def is_cut(connection: Connection) -> bool:
 
 def test_an_application_that_raises_before_its_response_gets_the_servers_500(server: Server, path: Headers) -> None:
     message = new_key()
-    response = server.get(f"/fail?message={message}", path, within=WITHIN)
+    response = server.get(f"/fail?message={message}", path)
     assert response.status == 500
     assert response.ended == "cleanly"
-    assert "in fail_at_once" in server.output_once(traceback_of(message), within=WITHIN)
+    assert "in fail_at_once" in server.output_once(traceback_of(message))
 
 
 def test_a_stream_that_raises_before_its_first_block_says_so_in_the_log(server: Server, path: Headers) -> None:
     message = new_key()
     connection = server.open(fail(message), headers=path)
-    connection.read_to_end(within=WITHIN)
+    connection.read_to_end()
     assert connection.body in {b"", b":\n"} or connection.status == 500
-    server.output_once(traceback_of(message), within=WITHIN)
+    server.output_once(traceback_of(message))
 
 
 def test_all_blocks_before_an_error_arrive_and_the_transfer_is_cut(server: Server, path: Headers) -> None:
@@ -44,17 +42,17 @@ def test_all_blocks_before_an_error_arrive_and_the_transfer_is_cut(server: Serve
     connection = server.open(
         event("one"), pause(0.1), large_event(1_000_000, many_lines=True), event("two"), fail(message), headers=path
     )
-    body = connection.read_to_end(within=WITHIN)
+    body = connection.read_to_end()
     expected = b"data: one\n\n" + large_event_bytes(1_000_000, many_lines=True) + b"data: two\n\n"
     assert body.removeprefix(b":\n") == expected
     assert is_cut(connection)
-    server.output_once(traceback_of(message), within=WITHIN)
+    server.output_once(traceback_of(message))
 
 
 def test_a_block_of_text_is_a_type_error_that_names_the_type(server: Server, path: Headers) -> None:
     since = len(server.output())
     connection = server.open(event("one"), pause(0.1), text("data: two\n\n"), event("three"), headers=path)
-    body = connection.read_to_end(within=WITHIN)
+    body = connection.read_to_end()
     assert body.removeprefix(b":\n") == b"data: one\n\n"
     assert is_cut(connection)
-    server.output_once("TypeError: an event stream's blocks must be bytes, got str", since=since, within=WITHIN)
+    server.output_once("TypeError: an event stream's blocks must be bytes, got str", since=since)

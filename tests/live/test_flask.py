@@ -7,14 +7,13 @@ import time
 
 import pytest
 
-from .client import Headers, TooLate
+from .client import PATIENCE, Headers, TooLate
 from .conftest import Pool
 from .serving import ANNOUNCED, GEVENT, GTHREAD, PATHS, WERKZEUG, Server, new_key
 
 pytest.importorskip("flask")
 pytestmark = pytest.mark.live
 
-WITHIN = 20.0  # seconds
 
 Threads = dict[str, list[int]]
 
@@ -25,18 +24,18 @@ def flask(request: pytest.FixtureRequest, pool: Pool) -> Server:
     return pool.get(request.param, "live.flask_application:app")
 
 
-def threads_once_closed(server: Server, key: str, within: float) -> Threads:
+def threads_once_closed(server: Server, key: str) -> Threads:
     """Return which threads did what for the request of that key, once all it opened is closed.
 
     Flask 3.1 tears its context down behind the view too, so that the stream opens a second connection.
     """
-    deadline = time.monotonic() + within
+    deadline = time.monotonic() + PATIENCE
     while True:
-        threads: Threads = json.loads(server.get(f"/life?key={key}", within=within).body)
+        threads: Threads = json.loads(server.get(f"/life?key={key}").body)
         if len(threads["closed"]) == len(threads["opened"]):
             return threads
         if time.monotonic() > deadline:
-            raise TooLate(f"not closed within {within} s: {threads}")
+            raise TooLate(f"not closed within {PATIENCE} s: {threads}")
         time.sleep(0.02)
 
 
@@ -55,11 +54,11 @@ def assert_no_error(server: Server, since: int) -> None:
 @pytest.mark.parametrize("path", PATHS)
 def test_a_stream_uses_the_connection_that_the_view_opened(flask: Server, path: Headers) -> None:
     key, since = new_key(), len(flask.output())
-    response = flask.get(f"/doubles?key={key}", path, within=WITHIN)
+    response = flask.get(f"/doubles?key={key}", path)
     body = response.body.removeprefix(b":\n")
     assert body == b"data: 2 on /doubles\n\ndata: 4 on /doubles\n\ndata: 6 on /doubles\n\n"
     assert response.ended == "cleanly"
-    threads = threads_once_closed(flask, key, within=WITHIN)
+    threads = threads_once_closed(flask, key)
     assert len(threads["used"]) == 4
     assert_one_thread(threads)
     assert_no_error(flask, since)
@@ -69,18 +68,18 @@ def test_a_stream_uses_the_connection_that_the_view_opened(flask: Server, path: 
 def test_the_context_is_torn_down_where_it_was_made_when_the_client_leaves(flask: Server, path: Headers) -> None:
     key, since = new_key(), len(flask.output())
     connection = flask.ask(f"/ticks?key={key}", path)
-    connection.read_until(b"data: 2\n\n", within=WITHIN)
+    connection.read_until(b"data: 2\n\n")
     connection.leave()
-    assert_one_thread(threads_once_closed(flask, key, within=WITHIN))
+    assert_one_thread(threads_once_closed(flask, key))
     assert_no_error(flask, since)
 
 
 def test_the_context_is_torn_down_when_the_client_leaves_a_silent_stream(flask: Server) -> None:
     key, since = new_key(), len(flask.output())
     connection = flask.ask(f"/silence?key={key}", ANNOUNCED)
-    connection.read_until(b"data: 2\n\n", within=WITHIN)
+    connection.read_until(b"data: 2\n\n")
     connection.leave()
-    assert_one_thread(threads_once_closed(flask, key, within=WITHIN))
+    assert_one_thread(threads_once_closed(flask, key))
     assert_no_error(flask, since)
 
 
@@ -88,8 +87,8 @@ def test_the_context_is_torn_down_when_the_client_leaves_a_silent_stream(flask: 
 def test_the_context_is_torn_down_when_the_stream_raises(flask: Server, path: Headers) -> None:
     key = new_key()
     connection = flask.ask(f"/fails?key={key}", path)
-    assert connection.read_to_end(within=WITHIN).removeprefix(b":\n") == b"data: 2\n\n"
+    assert connection.read_to_end().removeprefix(b":\n") == b"data: 2\n\n"
     assert connection.ended == "cut"
-    assert_one_thread(threads_once_closed(flask, key, within=WITHIN))
-    output = flask.output_once(f"RuntimeError: the stream of {key}", within=WITHIN)
+    assert_one_thread(threads_once_closed(flask, key))
+    output = flask.output_once(f"RuntimeError: the stream of {key}")
     assert "different Context" not in output

@@ -11,7 +11,7 @@ import psutil
 import pytest
 import trustme
 
-from .client import Connection
+from .client import PATIENCE, Connection
 from .conftest import Measure, Pool, Start
 from .serving import ALL_SERVERS, SINGLES, SYNC, WSGIREF, Kind, Server, gunicorn, new_key
 from .steps import Step, event, pause, repeat, wait_for_release, wait_for_the_end
@@ -20,7 +20,6 @@ pytestmark = pytest.mark.live
 
 PROMISED = 1.0  # seconds until a leave is noticed
 TRIES = 3  # of which one has to keep the promise: a machine may be busy with other things
-WITHIN = 20.0  # seconds for what comes soon or, as the applications here go on, too late
 VISITS = 50
 
 NEXT_REQUEST = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"  # pipelined: it waits unread, in front of the FIN
@@ -66,9 +65,9 @@ def seconds_until_noticed(single: Server, leave: Leave, more: bytes) -> float:
     key = new_key()
     since = len(single.output())
     connection = single.open(event("hello"), wait_for_the_end(60), key=key, more=more)
-    connection.read_until(b"hello", within=WITHIN)
+    connection.read_until(b"hello")
     left_at = leave(connection)
-    life = single.life_once(key, lambda life: life.closed_on, within=WITHIN)
+    life = single.life_once(key, lambda life: life.closed_on)
     assert life.reason == "client gone"
     assert "Traceback" not in single.output()[since:]
     assert life.noticed_at is not None
@@ -81,13 +80,13 @@ def seconds_until_noticed(single: Server, leave: Leave, more: bytes) -> float:
 def test_the_servers_thread_is_free_although_the_application_sleeps_on(single: Server, leave: Leave, more: bytes) -> None:
     key = new_key()
     connection = single.open(event("hello"), wait_for_release(60), event("late"), event("later"), key=key, more=more)
-    connection.read_until(b"hello", within=WITHIN)
+    connection.read_until(b"hello")
     leave(connection)
-    assert single.get("/ping", within=WITHIN).status == 200
-    life = single.life_once(key, lambda life: life.closed, within=WITHIN)
+    assert single.get("/ping").status == 200
+    life = single.life_once(key, lambda life: life.closed)
     assert life.closed_on == []
     single.release(key)
-    life = single.life_once(key, lambda life: life.closed_on, within=WITHIN)
+    life = single.life_once(key, lambda life: life.closed_on)
     assert life.blocks == 2  # it was closed at its first block behind the leave
     assert life.called_on == life.pulled_on == life.closed_on
     assert life.called_on[0].startswith("ssemiddleware-relay-")
@@ -97,12 +96,12 @@ def test_a_leave_is_noticed_before_the_application_has_started_its_response(sing
     key = new_key()
     since = len(single.output())
     connection = single.open(event("hello"), key=key, lazy="until released")
-    single.output_once(f"{key} waits", since=since, within=WITHIN)
+    single.output_once(f"{key} waits", since=since)
     connection.leave()
-    assert single.get("/ping", within=WITHIN).status == 200
+    assert single.get("/ping").status == 200
     assert single.life(key).closed_on == []
     single.release(key)
-    life = single.life_once(key, lambda life: life.closed_on, within=WITHIN)
+    life = single.life_once(key, lambda life: life.closed_on)
     assert life.called_on == life.pulled_on == life.closed_on
     assert life.reason == "client gone"
     assert "Traceback" not in single.output()[since:]
@@ -112,9 +111,9 @@ def test_a_leave_is_noticed_before_the_application_has_started_its_response(sing
 def test_an_inline_application_is_closed_on_the_servers_thread_when_it_yields(single: Server, leave: Leave) -> None:
     key = new_key()
     connection = single.open(repeat(event("tick"), pause(0.1)), key=key, headers=[])
-    connection.read_until(b"tick", within=WITHIN)
+    connection.read_until(b"tick")
     leave(connection)
-    life = single.life_once(key, lambda life: life.closed_on, within=WITHIN)
+    life = single.life_once(key, lambda life: life.closed_on)
     assert life.called_on == life.pulled_on == life.closed_on
     assert not life.called_on[0].startswith("ssemiddleware-relay-")
 
@@ -130,7 +129,7 @@ def test_fifty_visits_leave_no_descriptor_and_no_thread_behind(kind: Kind, pool:
     descriptors, threads = fewest(worker, seconds=1)
     visit(server, VISITS, at_once, event("hello"), rest)
     descriptors_now, threads_now = fewest(worker, seconds=1)
-    deadline = time.monotonic() + WITHIN
+    deadline = time.monotonic() + PATIENCE
     while not (descriptors_now <= descriptors and threads_now <= threads):  # nor do they come by and by
         assert time.monotonic() < deadline, (descriptors_now, descriptors, threads_now, threads)
         descriptors_now, threads_now = fewest(worker, seconds=1)
@@ -141,11 +140,11 @@ def visit(server: Server, visits: int, at_once: int, *steps: Step) -> None:
     for begin in range(0, visits, at_once):
         connections = [server.open(*steps, key=key) for key in keys[begin : begin + at_once]]
         for connection in connections:
-            connection.read_until(b"hello", within=WITHIN)
+            connection.read_until(b"hello")
         for connection in connections:
             connection.leave()
     for key in keys:
-        server.life_once(key, lambda life: life.closed_on, within=WITHIN)
+        server.life_once(key, lambda life: life.closed_on)
 
 
 def fewest(worker: psutil.Process, seconds: float) -> tuple[int, int]:

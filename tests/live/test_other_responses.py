@@ -14,7 +14,6 @@ pytestmark = [pytest.mark.live, pytest.mark.parametrize("path", PATHS)]
 
 GENERATED = play_target(repeat(event("part"), times=3), large_event(200_000, many_lines=True), type="text/plain")
 
-WITHIN = 20.0  # seconds
 
 RESPONSES = [
     pytest.param("GET", "/file", id="a file through wsgi.file_wrapper"),
@@ -29,7 +28,7 @@ RESPONSES = [
 def seen(server: Server, method: str, target: str, path: Headers) -> tuple[object, ...]:
     """Return all of a response that does not change from one to the next."""
     connection = server.ask(target, [*path, ("Connection", "close")], method=method)
-    connection.read_to_end(within=WITHIN)
+    connection.read_to_end()
     headers = [(name, value) for name, value in connection.headers if name.lower() not in ("date", "x-process")]
     return connection.status, headers, connection.body, connection.ended
 
@@ -43,7 +42,7 @@ def test_a_response_that_is_no_event_stream_is_unchanged(
 
 
 def test_a_file_arrives_whole(server: Server, path: Headers) -> None:
-    assert server.get("/file", path, within=WITHIN).body == FILE
+    assert server.get("/file", path).body == FILE
 
 
 @pytest.mark.parametrize(
@@ -58,11 +57,11 @@ def test_head_of_an_endless_stream_is_answered_at_once(
 ) -> None:
     key = new_key()
     connection: Connection = server.open(*steps, headers=path, method="HEAD", key=key)
-    connection.read_headers(within=WITHIN)
+    connection.read_headers()
     assert connection.status == 200
     assert connection.header("Content-Type") == "text/event-stream; charset=utf-8"
     assert connection.read_for(0.2) == b""
     connection.leave()
-    life = server.life_once(key, lambda life: life.closed_on, within=WITHIN)
+    life = server.life_once(key, lambda life: life.closed_on)
     assert life.called_on == life.closed_on
     assert life.blocks <= 2
