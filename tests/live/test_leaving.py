@@ -99,7 +99,7 @@ def test_a_leave_is_noticed_before_the_application_has_started_its_response(sing
     single.output_once(f"{key} waits", since=since)
     connection.leave()
     assert single.get("/ping").status == 200
-    assert single.life(key).closed_on == []
+    assert single.life_once(key, lambda life: life.closed).closed_on == []
     single.release(key)
     life = single.life_once(key, lambda life: life.closed_on)
     assert life.called_on == life.pulled_on == life.closed_on
