@@ -6,7 +6,7 @@
     /release?key=...             lets it go on behind `wait_for_release`
     /stats                       what the middleware says of the streams of its process, as JSON
     /fill?percent=...            fills the memory of `app_under_pressure` so far, as far as that can tell
-    /inside                      what streams, threads and greenlets there are in the process, as JSON
+    /inside                      what streams, threads and objects there are in the process, as JSON
     /ping, /file, /list, /empty, /no-content, /fail    ordinary responses
 
 Every response names the process that made it (`X-Process`).
@@ -190,13 +190,14 @@ def fill(environ: WSGIEnvironment, start_response: StartResponse, query: dict[st
 
 def look_inside(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     gc.collect()
-    stats = app_for_many.stats()
+    stats, objects = app_for_many.stats(), gc.get_objects()
     inside = {
         "open": stats.open,
         "ended": dict(stats.ended),
         "held_bytes": stats.held_bytes,
         "relays": sum(thread.name.startswith("ssemiddleware-relay") for thread in threading.enumerate()),
-        "greenlets": sum(any(base.__name__ == "greenlet" for base in type(one).__mro__) for one in gc.get_objects()),
+        "greenlets": sum(any(base.__name__ == "greenlet" for base in type(one).__mro__) for one in objects),
+        "objects": len(objects),
     }
     return answer(start_response, json.dumps(inside).encode(), "application/json")
 
