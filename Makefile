@@ -18,8 +18,9 @@ $(VENV)/%.installed: pyproject.toml | $(VENV)/bin/pip
 demo: $(VENV)/demo.installed
 	$(VENV)/bin/python -m ssemiddleware demo $(DEMO)
 
+# Two environments at a time, since the live tests mostly wait; what TOX names one after the other, with its output as it comes.
 test: $(VENV)/check.installed
-	$(VENV)/bin/tox run $(TOX)
+	$(VENV)/bin/tox $(if $(TOX),run $(TOX),run-parallel --parallel 2)
 
 check: test lint types bench-short
 
