@@ -57,9 +57,9 @@ def test_nothing_of_two_thousand_streams_stays_behind(kind: Kind, serve: Start, 
         come_and_go(server, ROUND)
         residents.append(inside_once(server, is_at_rest, "no stream is open").resident)
     after = inside_once(server, lambda inside: is_as_it_was(inside, before), f"all is as it was: {before}")
-    half = (WARM_UP + (len(residents) - 1) * ROUND) // 2
-    assert after.ended == {"application ended": half, "client gone": half + THREADS}
-    measure(f"streams until the worker's memory is flat for {STREAMS}, {kind}", WARM_UP + (len(residents) - 1) * ROUND)
+    streams = WARM_UP + (len(residents) - 1) * ROUND
+    assert after.ended == {"application ended": streams // 2, "client gone": streams // 2 + THREADS}
+    measure(f"streams until the worker's memory is flat for {STREAMS}, {kind}", streams)
 
 
 def is_flat(residents: list[int]) -> bool:
