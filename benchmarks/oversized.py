@@ -12,8 +12,8 @@ from pathlib import Path
 from statistics import median
 from typing import NamedTuple
 
-from ssemiddleware.fold import Folding
-from ssemiddleware.fragment import Fragmenting
+from ssemiddleware.oversized.fold import Folding
+from ssemiddleware.oversized.fragment import Fragmenting
 from tests.browsers.driving import ENGINES
 
 from .readers.documents import document

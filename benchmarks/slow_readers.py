@@ -10,7 +10,7 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 
-from ssemiddleware.event_reader import EventReader
+from ssemiddleware.reading import EventReader
 
 from .reading import connect
 

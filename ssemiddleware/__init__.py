@@ -4,13 +4,12 @@
 >>> app = SSEMiddleware(app)
 """
 
-from .event_reader import read_events
 from .event_stream import Event
-from .fold import Fold
-from .fragment import Fragment, FragmentJoiner
 from .headers import accepts_event_stream
 from .memory import MemoryGovernor
 from .middleware import SSEMiddleware, wrap
+from .oversized import Fold, Fragment, FragmentJoiner
+from .reading import read_events
 from .stats import Stats
 from .stream import Stream
 

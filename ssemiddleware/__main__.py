@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-CLIENT = Path(__file__).with_name("client.js")
+CLIENT = Path(__file__).parent / "oversized" / "client.js"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -16,12 +16,12 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from .event_stream import Event, count_event_ends, last_event_end, next_cut
-from .turns import wait_for_memory
+from .memory import wait_for_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from .turns import Turn, Turns
+    from .memory import Turn, Turns
 
 # Where threads are greenlets, a producer that never blocks would keep what it produced to itself: it gives way to a
 # consumer that it woke so many seconds ago. Longer, and events come late; shorter, and a burst is no longer joined.

@@ -14,16 +14,16 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from .event_stream import BOM, HEARTBEAT, OpaquePosition, Position, count_event_ends, pieces_of
 from .hand_off import only_bytes
 from .headers import Headers, is_event_stream
+from .memory import wait_for_memory
 from .oversized import LONG_LINE, OversizedEvents
 from .stream import CLIENT_GONE, ENDED, RAISED, SHED, Ending, Stream
-from .turns import wait_for_memory
 
 if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse
 
     from .admission import Place
-    from .turns import Turn, Turns
+    from .memory import Turn, Turns
 
 _LOOK_UP_EVERY = 0.1  # seconds between two looks at client, worker and memory, while blocks come
 # A look at the clock is the dearest thing here. Blocks that follow each other so fast (seconds for four) are not looked at

@@ -22,24 +22,22 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from . import servers
 from .admission import Admission, Place
 from .event_stream import OpaquePosition, Position
-from .fold import Fold
-from .fragment import Fragment
 from .hand_off import HandOff
 from .headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source
 from .inline import Begun, InlineStart, InlineStream
 from .memory import MemoryGovernor
-from .oversized import LONG_LINE, LongLineWatch, OversizedEvents, Reshaping, begins_as_json
+from .oversized import LONG_LINE, Fold, Fragment, LongLineWatch, OversizedEvents, Reshaping, begins_as_json
 from .relay import Relay, ResponseStart
+from .servers import old as servers
 from .stats import Stats
 from .stream import CLIENT_GONE, DRAIN, ENDED, RAISED, SHED, AnnouncedStream, Ending, RelayedResponse, Stream
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .turns import Turns
+    from .memory import Turns
 
 _log = logging.getLogger("ssemiddleware")
 

@@ -34,7 +34,7 @@ except ImportError as error:
 
 from .memory import State
 from .middleware import SSEMiddleware
-from .servers import find_calling_worker
+from .servers.old import find_calling_worker
 from .stats import Stats
 from .stream import REASONS
 

@@ -24,9 +24,9 @@ from typing import TYPE_CHECKING, Any
 from werkzeug.datastructures import Headers
 from werkzeug.test import Client
 
-from .event_reader import EventReader
 from .event_stream import Event
 from .hand_off import HandOff
+from .reading import EventReader
 from .relay import Relay
 
 if TYPE_CHECKING:

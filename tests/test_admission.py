@@ -32,7 +32,7 @@ from .applications import (
     respond,
     respond_unchecked,
 )
-from .test_memory import Clock
+from .clock import Clock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

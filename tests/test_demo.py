@@ -20,7 +20,7 @@ from ssemiddleware.demo.large_event import large_event, large_json
 from ssemiddleware.demo.pressure import Pressure, PressureRefused
 from ssemiddleware.testing import OpenStream, open_stream
 
-from .test_memory import Clock
+from .clock import Clock
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication

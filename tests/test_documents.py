@@ -18,7 +18,7 @@ import pytest
 
 import ssemiddleware
 from ssemiddleware import SSEMiddleware, read_events, wrap
-from ssemiddleware.fragment import Fragmenting
+from ssemiddleware.oversized.fragment import Fragmenting
 from ssemiddleware.testing import open_stream
 
 ROOT = Path(__file__).parent.parent
@@ -139,9 +139,8 @@ def test_the_django_example_is_not_held_back_by_gzip(monkeypatch: pytest.MonkeyP
 
 
 def modules() -> list[str]:
-    return [
-        name for _, name, _ in pkgutil.iter_modules(ssemiddleware.__path__, "ssemiddleware.") if not name.endswith("__main__")
-    ]
+    found = pkgutil.walk_packages(ssemiddleware.__path__, "ssemiddleware.")
+    return [name for _, name, _ in found if not name.startswith(("ssemiddleware.__main__", "ssemiddleware.demo."))]
 
 
 @pytest.mark.parametrize("name", modules())
@@ -163,13 +162,17 @@ def test_nothing_happens_on_import() -> None:
 WORDS = r"\b(?:chunk|packet|ping|(?<!signal )handler|manager|(?<!werkzeug\.)utils|helper)\w*\b"
 
 
-def test_only_servers_py_names_a_server_and_only_relay_py_starts_a_thread() -> None:
-    for path in (ROOT / "ssemiddleware").glob("*.py"):
+def test_only_servers_names_a_server_and_only_relay_py_starts_a_thread() -> None:
+    package = ROOT / "ssemiddleware"
+    for path in package.rglob("*.py"):
+        room = path.relative_to(package).parts[0]
+        if room == "demo":
+            continue
         code = path.read_text(encoding="utf-8")
-        if path.name not in ("servers.py", "__main__.py", "testing.py"):
+        if room not in ("servers", "__main__.py", "testing.py"):
             statements = re.sub(r'""".*?"""|#.*', "", code, flags=re.DOTALL)
             assert not re.search(r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot", statements), path
         assert ("threading.Thread(" in code) == (path.name == "relay.py"), path
-        if path.name in ("event_stream.py", "event_reader.py", "headers.py", "oversized.py", "fold.py", "fragment.py"):
+        if room in ("event_stream", "oversized", "reading.py", "response.py"):
             assert not re.search(r"^import (time|threading|os|socket)", code, re.MULTILINE), path
         assert not re.search(WORDS, code), (path, re.search(WORDS, code))

@@ -39,7 +39,7 @@ from .applications import (
     respond_unchecked,
     wait_for_relays,
 )
-from .test_event_stream import cuttings
+from .event_stream.streams import cuttings
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment

@@ -6,18 +6,13 @@ import json
 import logging
 import threading
 from collections.abc import Iterable, Iterator
-from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ssemiddleware import Event, Fold, Fragment, SSEMiddleware, read_events
 from ssemiddleware.event_stream import HEARTBEAT
-from ssemiddleware.fold import Folding
-from ssemiddleware.fragment import Fragmenting
-from ssemiddleware.oversized import LONG_LINE, LongLineWatch, OversizedEvents
+from ssemiddleware.oversized import LONG_LINE
 
 from .applications import (
     ANNOUNCED,
@@ -211,40 +206,11 @@ def test_a_drain_ends_a_stream_whose_next_event_is_held_back(request_: dict[str,
     assert response.body() == b"data: 1\n\n"
 
 
-@given(st.lists(st.binary(max_size=30) | st.sampled_from([b"data: [1, 2, 3, 4, 5, 6, 7]\n\n", b"data: a\n\n"]), max_size=12))
-def test_what_needs_nothing_is_the_very_same_bytes(blocks: list[bytes]) -> None:
-    for step in (Folding(over=1000, width=1000), Fragmenting(over=1000, size=1000), LongLineWatch(lambda data: None)):
-        chain = OversizedEvents([step])
-        left = [piece for block in blocks for piece in chain.feed(block)]
-        assert b"".join([*left, *chain.finish()]) == b"".join(blocks)
-
-
 @pytest.mark.parametrize("oversized", [FOLDS, FRAGMENTS, [FOLDS, FRAGMENTS], None], ids=["fold", "fragment", "both", "none"])
 def test_whole_small_events_pass_without_a_copy(oversized: object) -> None:
     block = b"data: 1\n\ndata: [2, 3]\n\n"
     blocks = list(respond_unchecked(application_of(Blocks([block])), ASKS, oversized=oversized).blocks())
     assert blocks[0] is block
-
-
-def test_an_empty_block_changes_nothing_between_cr_and_lf_either() -> None:
-    stream = b"\xef\xbb\xbfdata: [1,\r\ndata: 2, 3, 4, 5, 6, 7]\r\n\r\ndata: text of some length\r\n\r\n"
-    for make in (lambda: Folding(over=16, width=16), lambda: Fragmenting(over=16, size=16)):
-        left = []
-        for empty in ([], [b""]):
-            step = make()
-            blocks = [block for index in range(len(stream)) for block in (*empty, stream[index : index + 1])]
-            left.append([piece for block in blocks for piece in step.feed(block)])
-        assert left[0] == left[1]
-
-
-@pytest.mark.parametrize("line_end", [b"\n", b"\r\n"], ids=["LF", "CRLF"])
-def test_a_block_of_whole_small_events_is_not_searched(line_end: bytes) -> None:
-    block = b"data: 1\n\ndata: [2, 3]\n\n".replace(b"\n", line_end)
-    for step in (Folding(over=1000, width=1000), Fragmenting(over=1000, size=1000)):
-        assert step.passes(block)
-        for _ in step.feed(b"data: [1"):
-            pass
-        assert not step.passes(block), "it belongs to what came before"
 
 
 # -- The line in the log
@@ -325,22 +291,6 @@ def test_nothing_is_told_without_a_long_line(case: str, request_: dict[str, str]
     blocks = UNTOLD[case]
     assert respond(application_of(blocks), request_, heartbeat=None).body() == b"".join(blocks)
     assert long_lines_told(caplog) == []
-
-
-@given(
-    st.lists(st.sampled_from([b"data: ", b"x" * (LONG_LINE // 2), b"x" * 40_000, b"\n", b"\r", b"\r\n", b": "]), max_size=12),
-    st.lists(st.integers(0, 300_000), max_size=4),
-)
-def test_the_watch_tells_of_just_the_lines_that_are_too_long(parts: list[bytes], places: list[int]) -> None:
-    stream = b"".join(parts)
-    cuts = [0, *sorted(place % (len(stream) + 1) for place in places), len(stream)]
-    told: list[bytes] = []
-    watch = LongLineWatch(told.append)
-    for start, stop in pairwise(sorted(set(cuts))):
-        assert list(watch.feed(stream[start:stop])) == [stream[start:stop]]
-    lines = stream.replace(b"\r", b"\n").split(b"\n")
-    long_lines = [line for line in lines if len(line) > LONG_LINE and line.startswith(b"data:")]
-    assert bool(told) == bool(long_lines)
 
 
 def test_what_began_as_json_and_is_none_is_told_about_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -12,17 +12,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware.admission import Admission, Place
-from ssemiddleware.cgroup import Reading
-from ssemiddleware.event_reader import read_events
 from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position
 from ssemiddleware.hand_off import HandOff
 from ssemiddleware.inline import Begun, InlineStart, InlineStream
+from ssemiddleware.memory import Reading, Turn, Turns
+from ssemiddleware.reading import read_events
 from ssemiddleware.relay import Relay
 from ssemiddleware.stream import AnnouncedStream, Ending, Stream, StreamBroken
-from ssemiddleware.turns import Turn, Turns
 
 from .applications import DEADLINE, EVENT_STREAM
-from .test_event_stream import streams
+from .event_stream.streams import streams
 
 
 class Clock:

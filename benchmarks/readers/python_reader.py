@@ -30,7 +30,7 @@ class Received(NamedTuple):
 
 
 class Joiner:
-    """Makes one event of the fragments of one, as `ssemiddleware.fragment` describes them."""
+    """Makes one event of the fragments of one, as `ssemiddleware.oversized.fragment` describes them."""
 
     _HEADER = re.compile(r"(\d+)-(\d+)/(\d+|\*)(?: (.+))?", re.ASCII)
 

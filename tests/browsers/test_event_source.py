@@ -17,7 +17,7 @@ from urllib.parse import urlencode
 
 import pytest
 
-from ssemiddleware.fragment import Fragmenting
+from ssemiddleware.oversized.fragment import Fragmenting
 
 from .application import RETRY, SILENCE, big_events, small_events
 from .conftest import Server

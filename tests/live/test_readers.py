@@ -30,7 +30,7 @@ from benchmarks.readers.harness import (
 )
 from benchmarks.readers.python_reader import READERS
 from ssemiddleware.__main__ import CLIENT
-from ssemiddleware.fragment import Fragmenting
+from ssemiddleware.oversized.fragment import Fragmenting
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(480)]  # npm may be slow to install
 

@@ -1,26 +1,23 @@
-"""What a stream does with an event that is too big for its readers: the way through `Fold` and `Fragment`, and a warning.
+"""The way of a stream's bytes through `Fold`, `Fragment` and `LongLineWatch`, one step after the other.
 
-Browsers and clients have limits on the length of a line or of an event, and some take quadratic time below them. A
-`Reshaping` is one step that changes the bytes of one stream so that they can be read, without changing what is read; an
-`OversizedEvents` is all that one stream does: its steps, and a `LongLineWatch` that tells of what is still too long.
-
-Nothing here does I/O, starts a thread or reads a clock.
+A `Reshaping` is one step that changes the bytes of one stream so that they can be read, without changing what is read. An
+`OversizedEvents` is all the steps of one stream.
 """
 
 from __future__ import annotations
 
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from itertools import chain
+from typing import ClassVar
 
-from .event_stream import BOM, first_line_end, last_line_end
+from ..event_stream import BOM
 
 LONG_LINE = 65536  # bytes; Go's readers refuse a longer line, aiohttp's one of twice to eight times that
 
 # How data begins that is a JSON object or array (RFC 8259), as far as its first line tells.
 _JSON_BEGINS = re.compile(rb'[ \t]*(?:\{[ \t]*["}\r\n]|\[[ \t]*(?:[\[{"\]\-0-9\r\n]|true|false|null))')
-_HEAD = 256  # bytes of a line that tell what it is
 
 
 def begins_as_json(text: bytes, start: int = 0, stop: int | None = None) -> bool:
@@ -36,6 +33,8 @@ class Reshaping(ABC):
     """
 
     __slots__ = ("_held", "_held_size", "_is_first", "_needed")
+
+    only_watches: ClassVar[bool] = False  # it changes no bytes, and holds none back
 
     def __init__(self) -> None:
         self._is_first = True  # nothing has been looked at yet: a BOM may come
@@ -110,7 +109,7 @@ class OversizedEvents:
 
     def __init__(self, steps: Sequence[Reshaping]) -> None:
         self._steps = steps
-        self.only_watches = all(isinstance(step, LongLineWatch) for step in steps)
+        self.only_watches = all(step.only_watches for step in steps)
 
     @property
     def is_holding(self) -> bool:
@@ -143,53 +142,3 @@ class OversizedEvents:
         for step in steps:
             blocks = chain.from_iterable(map(step.feed, blocks))
         return blocks
-
-
-class LongLineWatch(Reshaping):
-    """A step that changes nothing: it calls *tell* with the beginning of the first ``data`` line that is a `LONG_LINE`."""
-
-    __slots__ = ("_has_told", "_head", "_length", "_tell")
-
-    def __init__(self, tell: Callable[[bytes], object]) -> None:
-        super().__init__()
-        self._is_first = False
-        self._tell = tell
-        self._has_told = False
-        self._head = b""  # of the unfinished line
-        self._length = 0  # of as much of it as has come
-
-    @property
-    def is_holding(self) -> bool:
-        """Whether a line has begun that may become long; nothing is held back."""
-        return bool(self._length) and not self._has_told
-
-    def passes(self, block: bytes) -> bool:
-        """Tell that *block* ends no long line and begins none."""
-        return self._has_told or (not self._length and len(block) <= LONG_LINE and block.endswith(b"\n"))
-
-    def _completes(self, block: bytes) -> bool:  # noqa: ARG002
-        return True
-
-    def _go_through(self, buffer: bytes) -> Iterator[bytes]:
-        at = 0
-        while at < len(buffer) and not self._has_told:
-            if not self._length:
-                if line_end := last_line_end(buffer, at, at + LONG_LINE + 1):  # many short ones
-                    at = line_end
-                    continue
-                self._head = b""
-            end = first_line_end(buffer, at)
-            stop = len(buffer) if end < 0 else end
-            self._head += buffer[at : min(stop, at + _HEAD - len(self._head))]
-            self._length += stop - at
-            self._maybe_tell()
-            if end >= 0:
-                self._length = 0
-            at = stop + 1
-        yield buffer
-
-    def _maybe_tell(self) -> None:
-        head = self._head.removeprefix(BOM)
-        if self._length > LONG_LINE and head.startswith(b"data:"):
-            self._has_told = True
-            self._tell(head.removeprefix(b"data:"))

@@ -1,9 +1,8 @@
-"""`ssemiddleware.memory`: three sources, watermarks, bounded pauses, and readings that cost little."""
+"""`ssemiddleware.memory.gauge`: three sources, and readings that cost little."""
 
 from __future__ import annotations
 
 import logging
-import math
 import os
 import subprocess
 import sys
@@ -11,41 +10,17 @@ import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import psutil
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from ssemiddleware import MemoryGovernor
-from ssemiddleware import memory as memory_module
-from ssemiddleware.cgroup import Reading
-from ssemiddleware.memory import MemoryGauge
+from ssemiddleware.memory import MemoryGauge, Reading
 
-from .applications import DEADLINE
+from ..applications import DEADLINE
+from ..clock import Clock
 
 MiB = 1024**2
-
-
-class Clock:
-    """A clock that goes when it is told to."""
-
-    now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Gauge:
-    """A gauge that shows what it is told to, and counts its readings."""
-
-    def __init__(self) -> None:
-        self.used, self.readings = 0, 0
-
-    def read(self) -> tuple[int, int]:
-        self.readings += 1
-        return self.used, 1000
 
 
 @pytest.mark.parametrize(
@@ -269,171 +244,3 @@ assert os.waitpid(child, 0)[1] == 0, "the child read its parent's memory"
 def test_a_forked_process_reads_its_own_memory() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path))}
     subprocess.run([sys.executable, "-c", FORKS], env=environment, check=True, timeout=60)
-
-
-def test_a_governor_without_a_limit_picks_its_source_by_itself(caplog: pytest.LogCaptureFixture) -> None:
-    governor = MemoryGovernor()
-    assert governor.limit is None
-    assert governor.next_pause() <= 1.0
-    assert not caplog.records
-
-
-def test_a_governor_takes_a_limit_of_0_for_reached() -> None:
-    assert MemoryGovernor(read=lambda: (1, 0)).next_pause() == 1.0
-
-
-@pytest.mark.parametrize(
-    "options",
-    [
-        {"low": 0.9, "high": 0.8}, {"low": 0}, {"high": 1}, {"low": math.nan}, {"high": "80%"}, {"low": True},
-        {"critical": 0.8}, {"critical": 1.01}, {"critical": None},
-    ],
-)  # fmt: skip
-def test_watermarks_that_make_no_sense_are_refused(options: dict[str, Any]) -> None:
-    with pytest.raises(ValueError, match=r"low, high and critical must be shares .* with 0 < low < high < critical <= 1, got"):
-        MemoryGovernor(**options)
-
-
-@pytest.mark.parametrize("pause", [0, -1, math.nan, math.inf, "1", True, None])
-def test_a_pause_that_makes_no_sense_is_refused(pause: object) -> None:
-    with pytest.raises(ValueError, match="pause must be a positive number of seconds, got"):
-        MemoryGovernor(pause=pause)  # type: ignore[arg-type]
-
-
-def pauses(shares: list[float]) -> list[float]:
-    """Return the pauses as memory fills to *shares* of its limit, one reading each."""
-    gauge, clock = Gauge(), Clock()
-    governor = MemoryGovernor(read=gauge.read, clock=clock)
-    found = []
-    for share in shares:
-        gauge.used = round(1000 * share)
-        clock.now += 0.2
-        found.append(governor.next_pause())
-    return found
-
-
-def test_pauses_begin_at_the_high_watermark_and_grow_to_the_limit() -> None:
-    quiet, first, later, full, over = pauses([0.79, 0.80, 0.90, 1.00, 1.20])
-    assert quiet == 0
-    assert 0 < first < later < full == over == 1.0
-
-
-def test_between_the_watermarks_what_was_the_case_goes_on() -> None:
-    rising, high, falling, low, rising_again = pauses([0.75, 0.85, 0.75, 0.69, 0.75])
-    assert rising == low == rising_again == 0
-    assert high > falling > 0
-
-
-@given(st.lists(st.floats(0, 10), max_size=30))
-def test_every_pause_is_bounded(shares: list[float]) -> None:
-    assert all(0 <= pause <= 1.0 for pause in pauses(shares))
-
-
-def test_the_gauge_is_read_each_100_ms_however_many_ask() -> None:
-    gauge, clock = Gauge(), Clock()
-    governor = MemoryGovernor(read=gauge.read, clock=clock)
-    assert gauge.readings == 0
-    for step in range(1000):
-        clock.now = 1000.0 + step / 1000
-        governor.next_pause()
-    assert gauge.readings == 10
-
-
-@pytest.mark.parametrize(
-    ("shares", "state"),
-    [([0.79], "normal"), ([0.80], "high"), ([0.92], "critical"), ([0.92, 0.75], "high"), ([0.92, 0.69], "normal")],
-    ids=str,
-)
-def test_the_state_is_told_between_the_marks(shares: list[float], state: str) -> None:
-    gauge, clock = Gauge(), Clock()
-    governor = MemoryGovernor(read=gauge.read, clock=clock)
-    for share in shares:
-        gauge.used = round(1000 * share)
-        clock.now += 0.2
-        assert governor.read() == (gauge.used, 1000)
-    assert governor.state == state
-    assert governor.is_critical == (state == "critical")
-
-
-def test_memory_that_was_freed_is_given_back_while_it_is_short_and_each_second_at_most(monkeypatch: pytest.MonkeyPatch) -> None:
-    given_back: list[float] = []
-    gauge, clock = Gauge(), Clock()
-    monkeypatch.setattr(memory_module, "give_back_memory", lambda: given_back.append(clock.now))
-    governor = MemoryGovernor(read=gauge.read, clock=clock)
-    for share in [0.5] * 10 + [0.85] * 25 + [0.6] * 10:
-        gauge.used = round(1000 * share)
-        clock.now = round(clock.now + 0.1001, 4)
-        governor.next_pause()
-    assert [round(at - given_back[0], 1) for at in given_back] == [0.0, 1.0, 2.0]
-
-
-GIVES_BACK = """
-import os, psutil
-from ssemiddleware.memory import give_back_memory
-kept = []
-blocks = [bytearray(20_000) for _ in range(10_000)]  # below the size that the allocator maps by itself
-kept = blocks[::100]
-del blocks
-before = psutil.Process().memory_info().rss
-assert give_back_memory()
-assert before - psutil.Process().memory_info().rss > 50 << 20
-"""
-
-
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="glibc is Linux's")
-def test_the_allocator_gives_back_what_was_freed() -> None:
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, sys.path)), "MALLOC_ARENA_MAX": "1"}
-    subprocess.run([sys.executable, "-c", GIVES_BACK], env=environment, check=True, timeout=60)
-
-
-@pytest.mark.parametrize("error", [AttributeError, ValueError, OSError], ids=["no confstr", "no such name", "musl"])
-def test_another_allocator_is_left_alone(error: type[Exception], monkeypatch: pytest.MonkeyPatch) -> None:
-    def confstr(name: str) -> str:
-        raise error(name)
-
-    monkeypatch.setattr(os, "confstr", confstr)
-    assert not memory_module.give_back_memory()
-
-
-def test_one_thread_reads_for_all() -> None:
-    entered, leave, clock, shares = threading.Event(), threading.Event(), Clock(), [100, 900]
-
-    def read() -> tuple[int, int]:
-        used = shares.pop(0)
-        if not shares:
-            entered.set()
-            assert leave.wait(DEADLINE)
-        return used, 1000
-
-    governor = MemoryGovernor(read=read, clock=clock)
-    assert governor.next_pause() == 0
-    clock.now += 1
-    reader = threading.Thread(target=governor.next_pause)
-    reader.start()
-    assert entered.wait(DEADLINE)
-    clock.now += 1
-    assert governor.next_pause() == 0  # and does not wait for the reader
-    assert reader.is_alive()
-    clock.now -= 1
-    leave.set()
-    reader.join(DEADLINE)
-    assert governor.next_pause() > 0
-
-
-def test_a_gauge_that_fails_stops_no_stream_and_is_told_about_once(caplog: pytest.LogCaptureFixture) -> None:
-    clock = Clock()
-
-    def read() -> tuple[int, int]:
-        raise OSError("no such file")
-
-    governor = MemoryGovernor(read=read, clock=clock)
-    with caplog.at_level(logging.WARNING, "ssemiddleware"):
-        for _ in range(3):
-            clock.now += 1
-            assert governor.next_pause() == 0
-    (record,) = caplog.records
-    assert record.message == "memory cannot be read, the last reading stays for 10 s: no such file"
-
-
-def test_a_governor_shows_its_settings() -> None:
-    assert repr(MemoryGovernor("1GiB", low=0.5)) == "MemoryGovernor('1GiB', low=0.5, high=0.8, critical=0.92, pause=1.0)"

@@ -1,9 +1,9 @@
-"""`ssemiddleware.turns`: as many large blocks are made at the same time as memory suffices for, and nobody waits for ever."""
+"""`ssemiddleware.memory.turns`: as many large blocks are made at once as memory suffices for, and nobody waits for ever."""
 
 from __future__ import annotations
 
-from ssemiddleware.cgroup import Reading
-from ssemiddleware.turns import Turns
+from ssemiddleware.memory.cgroup import Reading
+from ssemiddleware.memory.turns import Turns
 
 MB = 1_000_000
 

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from .event_stream import BLANK_LINES, BOM, behind_line_end, first_line_end, last_event_end, last_line_end
-from .oversized import Reshaping, begins_as_json
+from ..event_stream import BLANK_LINES, BOM, behind_line_end, first_line_end, last_event_end, last_line_end
+from .reshaping import Reshaping, begins_as_json
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from ssemiddleware import Event, Fold, read_events
-from ssemiddleware.fold import Folding
+from ssemiddleware.oversized.fold import Folding
 
-from .growth import is_linear
+from ..growth import is_linear
 
 LINE_END = re.compile(rb"\r\n|\n|\r")
 ONE_TOKEN = re.compile(rb'data: ?(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)')

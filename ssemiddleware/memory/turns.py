@@ -6,7 +6,7 @@ the end of it. So whoever is about to make a large block takes a `Turn`, which s
 view of all processes that share the memory, for a second at most: a stream that has made nothing by then probably waits for
 something to tell. It cannot know when the application, once asked, waits and only then makes its block.
 
->>> from ssemiddleware.cgroup import Reading
+>>> from ssemiddleware.memory.cgroup import Reading
 >>> turns = Turns(lambda: Reading(used=200_000_000, limit=256_000_000), low=0.7, critical=0.92)
 >>> turn = turns.maybe_begin(5_000_000)
 >>> turns.maybe_begin(5_000_000) is None

@@ -1,4 +1,4 @@
-"""`ssemiddleware.reservations`: processes see what each other have set aside of a memory that they share."""
+"""`ssemiddleware.memory.reservations`: processes see what each other have set aside of a memory that they share."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from ssemiddleware.cgroup import Reading
-from ssemiddleware.reservations import HOLDS_FOR, Reservations
-from ssemiddleware.turns import Turns
+from ssemiddleware.memory.cgroup import Reading
+from ssemiddleware.memory.reservations import HOLDS_FOR, Reservations
+from ssemiddleware.memory.turns import Turns
 
-from .applications import DEADLINE
-from .test_memory import Clock
+from ..applications import DEADLINE
+from ..clock import Clock
 
 MB = 1_000_000
 
@@ -264,8 +264,8 @@ def test_a_turn_that_ends_late_leaves_the_next_owner_of_its_place_alone(processe
 TAKING = """
 import json, os, random, sys, time
 from pathlib import Path
-from ssemiddleware.cgroup import Reading
-from ssemiddleware.turns import Turns
+from ssemiddleware.memory.cgroup import Reading
+from ssemiddleware.memory.turns import Turns
 
 turns = Turns(
     lambda: Reading(30_000_000, 256_000_000),
@@ -303,7 +303,7 @@ def test_real_processes_never_set_more_aside_than_there_is(tmp_path: Path) -> No
 HOLDING = """
 import signal, sys, time
 from pathlib import Path
-from ssemiddleware.reservations import Reservations
+from ssemiddleware.memory.reservations import Reservations
 
 reservations = Reservations("machine", folders=(Path(sys.argv[1]),))
 with reservations.alone():

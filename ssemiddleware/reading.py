@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from itertools import chain
 
 from .event_stream import BOM, Event, received_event
-from .fragment import FragmentJoiner
+from .oversized import FragmentJoiner
 
 _LINE_END = re.compile(rb"\r\n|\n|\r")
 

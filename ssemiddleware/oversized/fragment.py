@@ -1,4 +1,4 @@
-r"""One event as several, and several as one again: what `Fragment` does, and how a reader undoes it.
+r"""One event as several: what `Fragment` does to a stream. `joiner` undoes it.
 
 An event with too much data for its readers leaves as events of type ``fragment``. The first line of each one's data is its
 header, what follows is a piece of the event's data, cut at a character:
@@ -25,25 +25,21 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 from urllib.parse import parse_qs
 
-from .event_stream import (
+from ..event_stream import (
     BLANK_LINES,
     BOM,
     HEARTBEAT,
-    Event,
     Position,
     behind_line_end,
     character_start,
     first_event_end,
     first_line_end,
     last_event_end,
-    received_event,
 )
-from .oversized import Reshaping
+from .reshaping import Reshaping
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
-
-TYPE = "fragment"
 
 _MUCH = 65536  # bytes of an event that are no data, and yet too many to hold
 _MANY = 1000  # pieces of data that wait
@@ -53,8 +49,6 @@ _TELLING = len(b"event: ")  # bytes of a line that tell what it is
 _FIELD = re.compile(rb"(?P<name>data|id|event)(?::\x20?|\Z)")
 # What may stand between two events, and leaves at once.
 _BETWEEN_EVENTS = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r)|\r\n|\n|\r){0,1000}")
-_NUMBER = "(?:0|[1-9][0-9]{0,17})"
-_HEADER = re.compile(f"(?P<first>{_NUMBER})-(?P<last>{_NUMBER})/(?P<length>{_NUMBER}|\\*)(?: (?P<type>[^\\n]+))?\\n")
 
 
 def asks_for_fragments(environ: WSGIEnvironment) -> bool:
@@ -67,10 +61,10 @@ def asks_for_fragments(environ: WSGIEnvironment) -> bool:
 class Fragment:
     """For ``SSEMiddleware(oversized=...)``: send large events in pieces, to the clients that can join them.
 
-    An event with more than *over* bytes of data leaves as events of type ``fragment``, as `ssemiddleware.fragment` describes
-    them. *size*: bytes of the longest line of data in a fragment, its end counted, 16 or more. *when*: given the environ, tells
-    whether the client joins fragments; by default it says so with ``sse-fragments=1`` in the query. Any other client gets the
-    event as it is. Immutable. Raises `ValueError`.
+    An event with more than *over* bytes of data leaves as events of type ``fragment``, as `ssemiddleware.oversized.fragment`
+    describes them. *size*: bytes of the longest line of data in a fragment, its end counted, 16 or more. *when*: given the
+    environ, tells whether the client joins fragments; by default it says so with ``sse-fragments=1`` in the query. Any other
+    client gets the event as it is. Immutable. Raises `ValueError`.
     """
 
     over: int = 262144  # no reader has trouble with an event of 256 KiB in short lines
@@ -321,41 +315,3 @@ def _data_size(buffer: bytes, start: int, stop: int) -> int:
             size += line_stop - field.end() + 1
         start = behind_line_end(buffer, line_stop)
     return max(0, size)
-
-
-class FragmentJoiner:
-    """Puts the fragments of events together again, in linear time. Not for two threads.
-
-    For a reader of any kind: give it each event of type ``fragment``, and say so when the stream breaks off or another event
-    comes (`discard`). An event that is torn is thrown away, never mistaken for a whole one.
-    """
-
-    def __init__(self) -> None:
-        self.discard()
-
-    def discard(self) -> None:
-        """Throw away what has come of an unfinished event."""
-        self._pieces: list[str] = []
-        self._next = 0
-        self._length: str | None = None
-        self._retry: int | None = None
-
-    def join(self, event: Event) -> Event | None:
-        """Return *event* if it is no fragment, the whole event if it is the last one, else None."""
-        header = _HEADER.match(event.data) if event.event == TYPE else None
-        if header is None:
-            self.discard()
-            return event
-        first, last, length = int(header["first"]), int(header["last"]), header["length"]
-        if first == 0:
-            self.discard()
-        if first != self._next or last < first or self._length not in (None, "*", length):
-            self.discard()
-            return None
-        self._pieces.append(event.data[header.end() :])
-        self._next, self._length, self._retry = last + 1, length, event.retry if event.retry is not None else self._retry
-        if length != str(self._next):
-            return None
-        whole = received_event("".join(self._pieces), header["type"], event.id, self._retry)
-        self.discard()
-        return whole

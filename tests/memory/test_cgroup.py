@@ -1,4 +1,4 @@
-"""`ssemiddleware.cgroup`: recorded trees of /proc and /sys/fs/cgroup, and the real one."""
+"""`ssemiddleware.memory.cgroup`: recorded trees of /proc and /sys/fs/cgroup, and the real one."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from ssemiddleware.cgroup import CgroupMemory, Reading
+from ssemiddleware.memory.cgroup import CgroupMemory, Reading
 
 MiB = 1024**2
 GiB = 1024**3

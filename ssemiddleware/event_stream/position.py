@@ -1,0 +1,88 @@
+"""Where in an event stream the last byte sent stands, and so what may follow it.
+
+>>> position = Position()
+>>> position.advance(b"data: half an ev")
+>>> position.takes_comment, position.takes_end
+(False, False)
+"""
+
+from __future__ import annotations
+
+import re
+
+from .lines import BLANK_LINE, CR, LF, first_event_end, last_event_end
+
+_FIELD_LINE = re.compile(rb"[\r\n][^:\r\n]")
+
+
+class Position:
+    """Where in an event stream the last byte sent stands: the answer to "what may follow here?".
+
+    Begins at the start of a stream, or, with ``anywhere=True``, in the middle of an event of which nothing is known. Not
+    for two threads.
+    """
+
+    __slots__ = ("_in_comment", "_last", "in_event")
+
+    def __init__(self, *, anywhere: bool = False) -> None:
+        self.in_event = anywhere  # a field, or half a line, was sent since the last blank line
+        self._last = 0 if anywhere else LF  # the last byte sent
+        self._in_comment = False  # the unfinished line is a comment
+
+    @property
+    def takes_comment(self) -> bool:
+        """Whether a comment of ours may go here: behind a LF. A CR may yet turn out to be half of a CRLF."""
+        return self._last == LF
+
+    @property
+    def takes_end(self) -> bool:
+        """Whether the stream may end here with nothing lost: no event and no line is unfinished."""
+        return not self.in_event and self._last in (LF, CR)
+
+    def advance(self, block: bytes) -> None:
+        """Go behind *block*, which is not empty."""
+        if block.endswith(b"\n\n"):  # nearly always
+            self._last, self.in_event, self._in_comment = LF, False, False
+            return
+        if b"\r" not in block and b"\n" not in block:
+            self._begin_or_continue_line(block)
+        else:
+            self._pass_lines(block)
+        self._last = block[-1]
+
+    def event_end(self, block: bytes) -> int:
+        """Return the index behind the first blank line in *block*, which comes next; -1 without one."""
+        return first_event_end(bytes((self._last,)) + block) - 1
+
+    def _begin_or_continue_line(self, block: bytes) -> None:
+        if self._last in (LF, CR):
+            self._in_comment = block.startswith(b":")
+        self.in_event = self.in_event or not self._in_comment
+
+    def _pass_lines(self, block: bytes) -> None:
+        event_end = last_event_end(block)
+        if not event_end and BLANK_LINE.match(bytes((self._last,)) + block[:2]):
+            event_end = 1
+        if event_end:
+            self.in_event, rest = False, b"\n" + block[event_end:]
+        else:  # what stands for the line begun before: its end, or as much of it as tells a comment from a field
+            rest = (b"\n" if self._last in (LF, CR) else b"\n:") + block
+        self.in_event = self.in_event or _FIELD_LINE.search(rest) is not None
+        last_line = rest[max(rest.rfind(b"\n"), rest.rfind(b"\r")) + 1 :]
+        self._in_comment = last_line.startswith(b":")
+
+
+class OpaquePosition(Position):
+    """A place in a body that is encoded or must not be (204): it takes no comment, and nobody knows where it may end."""
+
+    __slots__ = ()
+
+    def __init__(self) -> None:
+        super().__init__(anywhere=True)
+
+    def advance(self, block: bytes) -> None:
+        """Know as little as before."""
+
+    def event_end(self, block: bytes) -> int:  # noqa: ARG002
+        """Return -1: what looks like a blank line is none."""
+        return -1
