@@ -5,13 +5,14 @@
 """
 
 from .event_stream import Event
-from .headers import accepts_event_stream
+from .handle import Stream
 from .memory import MemoryGovernor
-from .middleware import SSEMiddleware, wrap
+from .middleware import SSEMiddleware
 from .oversized import Fold, Fragment, FragmentJoiner
 from .reading import read_events
+from .request import accepts_event_stream
 from .stats import Stats
-from .stream import Stream
+from .wrapping import wrap
 
 __all__ = [
     "Event", "Fold", "Fragment", "FragmentJoiner", "MemoryGovernor", "SSEMiddleware", "Stats", "Stream", "accepts_event_stream",

@@ -1,14 +1,9 @@
-r"""How many streams may be open in this process, which are, and what a client is told that may not have one now.
-
-Each open stream has a `Place`. A client that gets none is shed: an EventSource takes any status but 200 for final, on
-reconnects too, so it gets 200, a ``retry:`` with jitter and the end, and comes back by itself; everybody else gets 503 with
-Retry-After (RFC 9110, section 10.2.3), in plain text, since several clients take an empty event stream for a finished one.
-A page of another origin may read either: to an EventSource an answer that it may not read is final, too.
+"""How many streams may be open in this process, and which are. Each open stream has a `Place`.
 
 >>> from ssemiddleware import Stream
->>> admission = Admission(limit=lambda environ: 1)
->>> place = admission.maybe_admit({}, Stream())
->>> admission.maybe_admit({}, Stream()) is None
+>>> admission = Admission(limit=lambda: 1)
+>>> place = admission.maybe_admit(Stream())
+>>> admission.maybe_admit(Stream()) is None
 True
 """
 
@@ -21,32 +16,25 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from werkzeug.datastructures import ImmutableDict
 
-from .event_stream import MEDIA_TYPE, retry_line
-from .headers import Headers, allows_other_origins, amend, is_cross_origin, is_event_source, open_to_origin
+from .ending import CLIENT_GONE
 from .stats import Carried, Stats
-from .stream import CLIENT_GONE
 
 if TYPE_CHECKING:
-    from _typeshed.wsgi import StartResponse, WSGIEnvironment
-
-    from .hand_off import HandOff
+    from .handle import Stream
     from .memory import MemoryGovernor
-    from .stream import Stream
 
 _log = logging.getLogger("ssemiddleware")
 
 _CRITICAL_FOR = 2.0  # seconds above the critical mark, after which streams are ended
 _END_ONE_EVERY = 0.5  # seconds: what an ended stream gives back takes a moment to show
-_FORGET_AFTER = 10.0  # seconds in which what is known of shed requests fades to a third
-_MOST_ORIGINS = 64  # to be remembered
-_MOST_PATIENCE = 8.0  # times `retry` for which a client is sent away, before the jitter
+_FORGET_AFTER = 10.0  # seconds in which what is known of refused requests fades to a third
+_MOST_PATIENCE = 8.0  # times `retry` that a refused client is told to wait at most, before the jitter
 
 # Shares of the time after which an EventSource comes back. By default that is more than 2 s: for so long a server that stops
 # keeps connections, over which a client would come back to the very process that is going.
@@ -86,25 +74,29 @@ class Place:
     """An open stream's place among those that may be open, and what the stream carries. Each count has one writer."""
 
     __slots__ = (
-        "_admission", "_marked", "began", "carried", "hand_off", "is_added_up", "is_announced", "is_stream", "must_end",
-        "sent_at", "stream",
+        "_admission", "_marked", "began", "carried", "is_added_up", "is_announced", "is_kept", "is_stream", "must_end", "sent_at",
+        "stream",
     )  # fmt: skip
 
     def __init__(self, admission: Admission, stream: Stream, now: float, *, is_announced: bool) -> None:
         self._admission = admission
         self._marked = 0  # bytes that the application had given when `pulled` was last asked from
         self.stream = stream
-        self.began = self.sent_at = now  # when the last block left; heartbeats do not count
+        self.began = self.sent_at = now  # when the last block was seen to leave; heartbeats do not count
         self.carried = Carried()
         self.is_announced = is_announced
-        self.hand_off: HandOff | None = None  # of an announced stream, once it has begun
-        self.must_end = False  # memory is critical, and this stream holds or pulls more than others
+        self.is_kept = False  # the client is gone, and the application keeps its thread
+        self.must_end = False  # memory is critical, and this stream pulls more than others
         self.is_stream = True  # as far as is known
         self.is_added_up = False  # it has left, and what it carried is among the sums
 
     def leave(self) -> None:
         """Give the place back. Safe twice, and in any thread."""
         self._admission.leave(self)
+
+    def lend(self) -> None:
+        """Give the place back, since a stand-in works in place of the thread that the application keeps."""
+        self._admission.lend(self)
 
     def vanish(self) -> None:
         """Give the place back inside a garbage collection, of a stream that its server has forgotten: no lock is taken."""
@@ -116,42 +108,25 @@ class Place:
         self.is_stream = False
         self._admission.leave(self)
 
-    @property
-    def held(self) -> int:
-        """Bytes that wait between the application and its server."""
-        return 0 if self.hand_off is None else self.hand_off.held
-
-    def count(self) -> Carried:
-        """Return what the stream has carried by now."""
-        carried = Carried(*map(self.carried.__getattribute__, Carried.__slots__))
-        if self.hand_off is not None:
-            hand_off = self.hand_off
-            carried.add(
-                Carried(
-                    blocks_in=hand_off.blocks_taken,
-                    bytes_in=hand_off.bytes_taken,
-                    events_in=hand_off.events_taken,
-                    pauses=hand_off.pauses,
-                    paused_seconds=hand_off.paused,
-                )
-            )
-        return carried
+    def paused(self, seconds: float) -> None:
+        """Count a wait for memory."""
+        self.carried.pauses += 1
+        self.carried.paused_seconds += seconds
 
     def mark(self) -> None:
         """Remember how much has been pulled by now."""
-        self._marked = self.count().bytes_in
+        self._marked = self.carried.total().bytes_in
 
     def hunger(self) -> int:
-        """Return the bytes that the stream holds, and those that it has pulled since the last `mark`."""
-        return self.held + self.count().bytes_in - self._marked
+        """Return the bytes that the stream has pulled since the last `mark`."""
+        return self.carried.total().bytes_in - self._marked
 
 
 class Admission:
     """The open streams of this process, and whether there may be one more.
 
-    *limit*: given the environ, tells how many may be open, None for any number. *counts_all*: that is the process's limit, so
-    the streams of all others that say so count too. *retry*: milliseconds for which a client is sent away, before jitter and
-    pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for
+    *limit*: tells how many may be open, None for any number. *counts_all*: that is the process's limit, so the streams of all
+    others that say so count too. *retry*: milliseconds that a refused client is told to wait, before jitter and pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for
     good by memory that does not fall.
 
     For all threads; after a fork it begins at nothing.
@@ -160,7 +135,7 @@ class Admission:
     def __init__(
         self,
         *,
-        limit: Callable[[WSGIEnvironment], int | None],
+        limit: Callable[[], int | None],
         counts_all: bool = False,
         retry: int = 3000,
         memory: MemoryGovernor | None = None,
@@ -170,8 +145,6 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
-        self._allows_origins = False  # some of the application's streams were for pages of other origins
-        self._left_to_others: set[str] = set()  # origins of pages whose streams were not, and yet may be: a proxy says so
         # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
         self.observers: list[Callable[[bool], None]] = []
         self._counts_all = counts_all
@@ -192,8 +165,8 @@ class Admission:
         self._left: deque[Place] = deque()  # and not added up yet
         self._carried = Carried()
         self._ended: Counter[str] = Counter()
-        self._shed = 0
-        self._pressure = 0.0  # requests that were shed lately
+        self._refused = 0
+        self._pressure = 0.0  # requests that were refused lately
         self._pressed_at = -math.inf
         self._end_at = math.inf  # when the next stream is to be ended, as long as memory is critical
         self._pid = os.getpid()  # last: from here on threads use all this
@@ -207,23 +180,23 @@ class Admission:
         """Say what the limit will be, as far as is known before the first request."""
         self._most = limit
 
-    def maybe_admit(self, environ: WSGIEnvironment, stream: Stream, *, is_announced: bool = False) -> Place | None:
-        """Return a place for one more stream; None if it has to be shed."""
+    def maybe_admit(self, stream: Stream, *, is_announced: bool = False, always: bool = False) -> Place | None:
+        """Return a place for one more stream; None if it has to be refused. *always*: it cannot be."""
         if self._pid != os.getpid():
             self._begin_after_fork()
-        place = self._maybe_place(stream, self._limit(environ), is_announced)
+        place = self._maybe_place(stream, self._limit(), is_announced, always)
         self._tell(has_changed=True)
         return place
 
-    def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool) -> Place | None:
+    def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool, always: bool) -> Place | None:
         now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
         with self._counted.deciding():
             self._most = limit
             self._add_up()
             is_full = limit is not None and len(self._counted.places) >= limit
-            if (self._open and is_critical) or is_full:
-                self._shed += 1
+            if ((self._open and is_critical) or is_full) and not always:
+                self._refused += 1
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None
             place = Place(self, stream, now, is_announced=is_announced)
@@ -246,10 +219,15 @@ class Admission:
             return
         self._counted.places.discard(place)
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
-            reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.count()
+            reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.carried.total()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
         if not quietly and not self._counted.is_ours:
             self._tell(has_changed=True)
+
+    def lend(self, place: Place) -> None:
+        """Let another stream have what *place* counts towards the limit."""
+        place.is_kept = True
+        self._counted.places.discard(place)
 
     def _add_up(self) -> None:
         """Add up what those have carried that have left."""
@@ -258,7 +236,7 @@ class Admission:
             if place.is_added_up:
                 continue
             place.is_added_up = True
-            carried = place.count()
+            carried = place.carried.total()
             if place.is_stream:
                 self._carried.add(carried)
                 self._ended[str(place.stream.reason)] += 1
@@ -275,51 +253,19 @@ class Admission:
     def maybe_usual_retry(self) -> int | None:
         """Return the milliseconds after which a client that gets its stream should come back, None if that need not be told.
 
-        Who was sent away, for longer maybe, keeps that time until another is told. Any client may have been, once one was.
+        A refused client, which may have been told to wait for longer, keeps that time until another is told.
         """
-        return round(self._retry * random.uniform(*_JITTER)) if self._shed else None
+        return round(self._retry * random.uniform(*_JITTER)) if self._refused else None
 
     def _faded(self, now: float) -> float:
         return self._pressure * math.exp((self._pressed_at - now) / _FORGET_AFTER) if self._pressure else 0.0
-
-    def see_headers(self, environ: WSGIEnvironment, headers: Headers) -> None:
-        """See by a stream's headers whether the application answers pages of other origins, or leaves that to a proxy."""
-        if not is_cross_origin(environ) or self._allows_origins:
-            return
-        self._allows_origins = allows_other_origins(headers)
-        if not self._allows_origins and len(self._left_to_others) < _MOST_ORIGINS:
-            self._left_to_others.add(environ["HTTP_ORIGIN"])
-
-    def send_away(self, environ: WSGIEnvironment, start_response: StartResponse, milliseconds: int) -> Iterable[bytes]:
-        """Answer a request that is shed: an EventSource by its own means, so that it comes back; anybody else with 503."""
-        has_body = environ.get("REQUEST_METHOD") != "HEAD"
-        # Where a proxy adds these, ours would be a second one, which browsers refuse.
-        is_left_to_others = not self._allows_origins and environ.get("HTTP_ORIGIN") in self._left_to_others
-        cross_origin = [] if is_left_to_others else open_to_origin(environ)
-        if is_event_source(environ):
-            headers, _ = amend([("Content-Type", MEDIA_TYPE)])
-            start_response("200 OK", headers + cross_origin)
-            return [retry_line(milliseconds)] if has_body else []
-        text = b"Too many event streams are open. Please come back later.\n"
-        start_response(
-            "503 Service Unavailable",
-            [
-                ("Content-Type", "text/plain; charset=utf-8"),
-                ("Content-Length", str(len(text))),
-                ("Retry-After", str(math.ceil(milliseconds / 1000))),
-                ("Cache-Control", "no-store"),
-                *cross_origin,
-            ],
-        )
-        return [text] if has_body else []
 
     # -- memory that stays critical
 
     def relieve(self, now: float) -> None:
         """Tell the hungriest stream to end if memory has been critical for two seconds; another each half second.
 
-        Rejecting comes first: it begins at once. A stream that neither holds nor pulls anything is left alone. To be called
-        now and then by each stream.
+        Refusing comes first: it begins at once. A stream that pulls nothing is left alone. To be called once a tick.
         """
         self._tell(has_changed=False)
         if self._memory is None or not self._memory.is_critical:
@@ -341,13 +287,13 @@ class Admission:
     # -- what is seen
 
     def count_open(self) -> tuple[int, int]:
-        """Return how many streams are open, announced and inline."""
+        """Return how many streams are open, announced and not."""
         streams = self._open.copy()
         announced = sum(place.is_announced for place in streams)
         return announced, len(streams) - announced
 
-    def stats(self) -> Stats:
-        """Return the numbers of this moment."""
+    def stats(self, sources_left: int = 0) -> Stats:
+        """Return the numbers of this moment; *sources_left*: threads of `Stream.each` whose streams have ended."""
         if self._pid != os.getpid():
             self._begin_after_fork()
         now = self._clock()
@@ -358,18 +304,18 @@ class Admission:
             carried = Carried()
             carried.add(self._carried)
             for place in streams:
-                carried.add(place.count())
-            ended, shed, most = dict(self._ended), self._shed, self._most
+                carried.add(place.carried.total())
+            ended, refused, most = dict(self._ended), self._refused, self._most
         announced = sum(place.is_announced for place in streams)
         reading = None if self._memory is None else self._memory.read()
         return Stats(
             open_announced=announced,
-            open_inline=len(streams) - announced,
+            open_unannounced=len(streams) - announced,
             most_streams=most,
-            shed=shed,
+            refused=refused,
             ended=ImmutableDict(ended),
-            **asdict(carried),
-            held_bytes=sum(place.held for place in streams),
+            kept_threads=sum(place.is_kept for place in streams) + sources_left,
+            **carried.sums(),
             memory_used=None if reading is None else reading.used,
             memory_limit=None if reading is None else reading.limit,
             memory_state=None if self._memory is None else self._memory.state,

@@ -6,7 +6,7 @@ Needs ``pip install "ssemiddleware[prometheus]"``; nothing else in the package i
 >>> from ssemiddleware import SSEMiddleware
 >>> registry = CollectorRegistry()  # or its REGISTRY, which is what /metrics shows by default
 >>> registry.register(StreamCollector(SSEMiddleware(lambda environ, start_response: [])))
->>> registry.get_sample_value("ssemiddleware_open_streams", {"path": "announced"})
+>>> registry.get_sample_value("ssemiddleware_open_streams", {"announced": "yes"})
 0.0
 
 With ``PROMETHEUS_MULTIPROC_DIR`` set, where one of many processes answers for all of them, the same line does: see
@@ -34,9 +34,9 @@ except ImportError as error:
 
 from .memory import State
 from .middleware import SSEMiddleware
-from .servers.old import find_calling_worker
+from .servers import is_worker
 from .stats import Stats
-from .stream import REASONS
+from .ending import REASONS
 
 _log = logging.getLogger("ssemiddleware")
 
@@ -71,9 +71,9 @@ class _Metric(NamedTuple):
 _METRICS = (
     _Metric(
         "ssemiddleware_open_streams",
-        "Event streams that are open: announced, on a relay thread, or inline, on the server's.",
-        lambda stats: {"announced": stats.open_announced, "inline": stats.open_inline},
-        "path",
+        "Event streams that are open, by whether the request asked for one.",
+        lambda stats: {"yes": stats.open_announced, "no": stats.open_unannounced},
+        "announced",
         "livesum",
     ),
     _Metric(
@@ -88,7 +88,7 @@ _METRICS = (
         lambda stats: {reason: stats.ended.get(reason, 0) for reason in REASONS},
         "reason",
     ),
-    _Metric("ssemiddleware_shed_requests_total", "Requests that were sent away.", lambda stats: {"": stats.shed}),
+    _Metric("ssemiddleware_refused_requests_total", "Requests that got no stream.", lambda stats: {"": stats.refused}),
     _Metric(
         "ssemiddleware_events_total",
         "Events that came in from the application and went out to the server; estimated in bursts and in long blocks.",
@@ -113,9 +113,9 @@ _METRICS = (
         lambda stats: {"": stats.heartbeats},
     ),
     _Metric(
-        "ssemiddleware_held_bytes",
-        "Bytes that wait between an application and its server.",
-        lambda stats: {"": stats.held_bytes},
+        "ssemiddleware_kept_threads",
+        "Threads that applications keep although their client is gone.",
+        lambda stats: {"": stats.kept_threads},
         across="livesum",
     ),
     _Metric(
@@ -156,9 +156,9 @@ _METRICS_OF_MEMORY = (  # not with ``memory=None``
     ),
 )
 _NOTHING = Stats(
-    open_announced=0, open_inline=0, most_streams=None, ended={}, shed=0, blocks_in=0, blocks_out=0, bytes_in=0, bytes_out=0,
-    events_in=0, events_out=0, heartbeats=0, pauses=0, paused_seconds=0.0, held_bytes=0, memory_used=None, memory_limit=None,
-    memory_state=None, longest_silence=0.0, oldest_stream=0.0,
+    open_announced=0, open_unannounced=0, most_streams=None, ended={}, refused=0, kept_threads=0, blocks_in=0, blocks_out=0,
+    bytes_in=0, bytes_out=0, events_in=0, events_out=0, heartbeats=0, pauses=0, paused_seconds=0.0, memory_used=None,
+    memory_limit=None, memory_state=None, longest_silence=0.0, oldest_stream=0.0,
 )  # fmt: skip
 
 
@@ -211,7 +211,7 @@ class StreamCollector(Collector):
 
 
 def _metrics_of(*middlewares: SSEMiddleware) -> tuple[_Metric, ...]:
-    care_for_memory = any(middleware.memory is not None for middleware in middlewares)
+    care_for_memory = any(middleware.options.memory is not None for middleware in middlewares)
     return _METRICS + _METRICS_OF_MEMORY if care_for_memory else _METRICS
 
 
@@ -237,7 +237,7 @@ class _Publisher:
             self._find_places(metric)
         for middleware in middlewares.values():
             middleware._admission.observers.append(self._maybe_write)
-        if find_calling_worker() is not None:  # a process that only loads the application for others has no numbers
+        if is_worker():  # a process that only loads the application for others has no numbers
             self._maybe_write(has_changed=True)
 
     def _begin(self) -> None:
@@ -281,9 +281,9 @@ class _Publisher:
                 self._write_all()
             elif has_changed:  # these numbers at least: an inline stream may be silent from now on, and then nobody looks
                 for name, middleware in self._middlewares.items():
-                    announced, inline = middleware._admission.count_open()
-                    self._put(_METRICS[0].name, name, "announced", announced)
-                    self._put(_METRICS[0].name, name, "inline", inline)
+                    announced, others = middleware._admission.count_open()
+                    self._put(_METRICS[0].name, name, "yes", announced)
+                    self._put(_METRICS[0].name, name, "no", others)
 
     def _write(self, pid: int) -> None:
         """Write what has changed, if this is the process *pid*."""

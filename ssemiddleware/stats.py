@@ -2,15 +2,15 @@
 
 >>> from ssemiddleware import SSEMiddleware
 >>> stats = SSEMiddleware(lambda environ, start_response: []).stats()
->>> stats.open, stats.shed, dict(stats.ended)
+>>> stats.open, stats.refused, dict(stats.ended)
 (0, 0, {})
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
 
 from .event_stream import count_event_ends
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 class Carried:
     """What one stream has carried, or many: counts, bytes and seconds. *in*: from the application; *out*: to the server.
 
-    Events are counted where a count costs nothing, and estimated in a burst: as if all blocks that leave together were alike.
+    *quick*: what came in and went out as it was, counted once for both. Events are estimated in blocks of more than 1 KiB.
     """
 
     blocks_in: int = 0
@@ -34,6 +34,9 @@ class Carried:
     heartbeats: int = 0  # and the comments that open a stream
     pauses: int = 0  # waits for memory
     paused_seconds: float = 0.0
+    quick_blocks: int = 0
+    quick_bytes: int = 0
+    quick_events: int = 0
 
     def count_in(self, block: bytes) -> None:
         """Count a block that has come from the application."""
@@ -46,42 +49,53 @@ class Carried:
         self.blocks_out += 1
         self.bytes_out += len(block)
 
+    @property
+    def moves(self) -> int:
+        """A number that is another one once a block has left."""
+        return self.quick_blocks + self.blocks_out
+
+    def total(self) -> Carried:
+        """Return the same with nothing in *quick*."""
+        carried = Carried()
+        carried.add(self)
+        return carried
+
     def add(self, other: Carried) -> None:
         """Add what *other* has carried."""
-        self.blocks_in += other.blocks_in
-        self.blocks_out += other.blocks_out
-        self.bytes_in += other.bytes_in
-        self.bytes_out += other.bytes_out
-        self.events_in += other.events_in
-        self.events_out += other.events_out
+        self.blocks_in += other.blocks_in + other.quick_blocks
+        self.blocks_out += other.blocks_out + other.quick_blocks
+        self.bytes_in += other.bytes_in + other.quick_bytes
+        self.bytes_out += other.bytes_out + other.quick_bytes
+        self.events_in += other.events_in + other.quick_events
+        self.events_out += other.events_out + other.quick_events
         self.heartbeats += other.heartbeats
         self.pauses += other.pauses
         self.paused_seconds += other.paused_seconds
 
+    def sums(self) -> dict[str, Any]:
+        """Return the totals by the names that `Stats` has for them."""
+        return {name: value for name, value in asdict(self.total()).items() if not name.startswith("quick")}
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stats:
-    """The streams of one `SSEMiddleware` in this process, at one moment. Immutable.
+    """The streams of one `SSEMiddleware` in this process, at one moment. Immutable. The sums never go down."""
 
-    The sums never go down. What an inline stream has carried in the last tenth of a second counts when its application yields
-    again or ends.
-    """
-
-    open_announced: int  # streams that run on a relay thread
-    open_inline: int
+    open_announced: int  # streams whose request asked for one
+    open_unannounced: int
     most_streams: int | None  # that may be open; None for any number, or as long as none was asked for
     ended: Mapping[str, int]  # streams that have ended, by the reason
-    shed: int  # requests that were sent away
+    refused: int  # requests that got no stream
+    kept_threads: int  # of the server's, by applications that have not returned although their client is gone
     blocks_in: int  # in: from the application
     blocks_out: int  # out: to the server
     bytes_in: int
     bytes_out: int
-    events_in: int  # estimated where blocks leave joined, as if they were alike
+    events_in: int  # estimated in blocks of more than 1 KiB
     events_out: int
     heartbeats: int  # and the comments that open a stream
     pauses: int  # waits for memory
     paused_seconds: float
-    held_bytes: int  # that wait between an application and its server now
     memory_used: int | None  # bytes; None with ``memory=None``
     memory_limit: int | None  # bytes
     memory_state: State | None
@@ -91,4 +105,4 @@ class Stats:
     @property
     def open(self) -> int:
         """Streams that are open."""
-        return self.open_announced + self.open_inline
+        return self.open_announced + self.open_unannounced

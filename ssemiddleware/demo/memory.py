@@ -68,5 +68,5 @@ def streams_now(wrapped: Sequence[SSEMiddleware]) -> dict[str, object]:
         "open": sum(each.open for each in stats),
         "pauses": sum(each.pauses for each in stats),
         "paused_seconds": round(sum(each.paused_seconds for each in stats), 1),
-        "shed": sum(each.shed for each in stats),
+        "shed": sum(each.refused for each in stats),
     }

@@ -7,11 +7,13 @@ large blocks be made at the same time as memory suffices for, in view of other p
 from .cgroup import Reading
 from .gauge import MemoryGauge, Source
 from .governor import MemoryGovernor, State, give_back_memory
+from .pulls import Pulls
 from .turns import Turn, Turns, wait_for_memory
 
 __all__ = [
     "MemoryGauge",
     "MemoryGovernor",
+    "Pulls",
     "Reading",
     "Source",
     "State",

@@ -1,4 +1,4 @@
-"""Is this an event stream, and which headers keep its way unbuffered: pure functions on headers and environs.
+"""Is this response an event stream, and which headers keep its way unbuffered: pure functions on headers.
 
 >>> is_event_stream([("Content-Type", "Text/Event-Stream; charset=utf-8")])
 True
@@ -9,21 +9,10 @@ True
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import TYPE_CHECKING
 
-from werkzeug.datastructures import MIMEAccept
-from werkzeug.http import (
-    dump_options_header,
-    is_hop_by_hop_header,
-    parse_accept_header,
-    parse_dict_header,
-    parse_options_header,
-)
+from werkzeug.http import dump_options_header, is_hop_by_hop_header, parse_dict_header, parse_options_header
 
 from .event_stream import MEDIA_TYPE
-
-if TYPE_CHECKING:
-    from _typeshed.wsgi import WSGIEnvironment
 
 Headers = list[tuple[str, str]]
 
@@ -45,48 +34,14 @@ def is_encoded(headers: Headers) -> bool:
     return any(name.lower() == "content-encoding" and value.strip().lower() not in ("", "identity") for name, value in headers)
 
 
-def accepts_event_stream(environ: WSGIEnvironment) -> bool:
-    """Tell whether the request's ``Accept`` names ``text/event-stream``: what every EventSource sends.
-
-    ``*/*`` does not name it, and ``q=0`` refuses it (RFC 9110, 12.5.1).
-    """
-    accept = environ.get("HTTP_ACCEPT", "")
-    if accept == MEDIA_TYPE:  # an EventSource
-        return True
-    if MEDIA_TYPE not in accept.lower():
-        return False
-    ranges = parse_accept_header(accept, MIMEAccept)
-    return any(quality > 0 and name.partition(";")[0].strip().lower() == MEDIA_TYPE for name, quality in ranges)
+def has_body(status: str) -> bool:
+    """Tell whether a response of that status may have a body (RFC 9110, 15.2, 15.3.5 and 15.4.5)."""
+    return not status.startswith("1") and status[:3] not in ("204", "304")
 
 
-def is_event_source(environ: WSGIEnvironment) -> bool:
-    """Tell an EventSource from every other client: browsers and EventSource libraries send exactly these two headers."""
-    return (
-        environ.get("HTTP_ACCEPT", "").strip().lower() == MEDIA_TYPE
-        and "no-cache" in environ.get("HTTP_CACHE_CONTROL", "").lower()
-    )
-
-
-def is_cross_origin(environ: WSGIEnvironment) -> bool:
-    """Tell whether a page of another origin asks: with a GET, browsers send ``Origin`` for no other reason (Fetch, 3.2)."""
-    return "HTTP_ORIGIN" in environ and environ.get("REQUEST_METHOD") == "GET"
-
-
-def allows_other_origins(headers: Headers) -> bool:
-    """Tell whether pages of other origins may read the response (the CORS protocol: Fetch, 3.3.3)."""
-    return any(name.lower() == "access-control-allow-origin" for name, _ in headers)
-
-
-def open_to_origin(environ: WSGIEnvironment) -> Headers:
-    """Return the headers of a response that tells nothing of anybody, so that the page that asks for it may read it."""
-    if "HTTP_ORIGIN" not in environ:
-        return []
-    return [
-        ("Access-Control-Allow-Origin", environ["HTTP_ORIGIN"]),
-        ("Access-Control-Allow-Credentials", "true"),
-        ("Access-Control-Expose-Headers", "Retry-After"),
-        ("Vary", "Origin"),
-    ]
+def takes_lines_of_ours(status: str, headers: Headers) -> bool:
+    """Tell whether a comment may go into the body: to anything but a 200 that is not encoded a byte of ours is an error."""
+    return status[:3] == "200" and not is_encoded(headers)
 
 
 def amend(headers: Headers) -> tuple[Headers, list[str]]:

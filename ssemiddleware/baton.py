@@ -1,0 +1,93 @@
+"""`Baton`: the right to write to one client. Whoever has it may write and touch the wire's state, and nobody else.
+
+It is one token. While the application's code runs the token lies free; while the server writes it is the server's.
+
+| who | does | finds the token | then |
+|---|---|---|---|
+| server's thread, into the application | `give` | with itself | free |
+| server's thread, out of the application | `take` | free / with the watcher / with itself | its own; waits for the watcher only |
+| application, in ``write()`` and ``start_response`` | `take`, `give` | the same | the same; in its call the server has it throughout |
+| watcher | `take_ours`, `give_ours` | free / anywhere else | its own / tries again at its next tick |
+| anybody, also between any two bytecodes | `end` | anywhere | over for good: whoever asks for it then may not write |
+
+Each step is one operation on a list, which is atomic with and without the GIL, so there is no lock that a signal, a greenlet's
+end, a garbage collection or a fork could leave locked. Whoever of ours touches the connection without the token, to shut it
+down, says so with `hold`; `end` waits for that, so that a server never gets its descriptor back while we use it.
+"""
+
+from __future__ import annotations
+
+import time
+from threading import get_ident
+
+_BRIEFLY = 0.0002  # seconds between two looks at a watcher that writes 64 bytes at most
+
+
+class Baton:
+    """The right to write to one client. It begins with the server."""
+
+    __slots__ = ("_free", "holder", "is_over")
+
+    def __init__(self) -> None:
+        self._free: list[None] = []  # holds the token while nobody has it
+        self.is_over = False  # nothing may be written any more
+        self.holder = 0  # the thread of ours that uses the connection, 0 for none
+
+    @property
+    def is_free(self) -> bool:
+        """Whether the application's code runs."""
+        return bool(self._free)
+
+    def give(self) -> None:
+        """Let the token lie: the application's code runs now."""
+        self._free.append(None)
+
+    def take(self) -> bool:
+        """Take the token, after the watcher if that has it. Return False if it was with the caller already."""
+        while not self._maybe_take():
+            if self.holder in (0, get_ident()):
+                return self._maybe_take()  # given back just now; else an exception came between, or it is the server's
+            time.sleep(_BRIEFLY)
+        return True
+
+    def _maybe_take(self) -> bool:
+        try:
+            self._free.pop()
+        except IndexError:
+            return False
+        return True
+
+    # -- the watcher
+
+    def hold(self) -> bool:
+        """Keep the server from getting its connection back until `let_go`. Return False if the stream is over."""
+        self.holder = get_ident()
+        if self.is_over:
+            self.holder = 0
+        return not self.is_over
+
+    def let_go(self) -> None:
+        """End what `hold` began."""
+        self.holder = 0
+
+    def take_ours(self) -> bool:
+        """Take the token if it lies free and the stream is not over, and return whether it was so. Never waits."""
+        if not self.hold():
+            return False
+        if self._maybe_take():
+            return True
+        self.let_go()
+        return False
+
+    def give_ours(self) -> None:
+        """Give the token back that `take_ours` took."""
+        self._free.append(None)
+        self.let_go()
+
+    # -- the end
+
+    def end(self) -> None:
+        """Let nobody write any more, and return once nobody of ours does. From any thread, at any time, and twice."""
+        self.is_over = True
+        while self.holder not in (0, get_ident()):
+            time.sleep(_BRIEFLY)

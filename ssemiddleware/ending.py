@@ -1,0 +1,66 @@
+"""Why and how a stream ends: the reasons, who is told what, and whether this process stops."""
+
+from __future__ import annotations
+
+import errno
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .servers.server import StopSign
+
+# Reasons for which a stream ends.
+ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
+DRAIN, MEMORY, REFUSED, FAILED = "drain", "memory", "refused", "failed"
+REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, MEMORY, REFUSED, FAILED)
+
+# Seconds that the event under way may take to end, once its stream has to: a process that stops has few.
+FINISH_EVENT_WITHIN = {DRAIN: 0.3, MEMORY: 2.0}
+LEAVE_WHOLE_FOR = 0.2  # seconds in which what the application has yielded still leaves; then the first event's end is the last
+WAKE_WITHIN = 0.1  # seconds that an application has to end its stream by itself, before that is done from outside
+
+
+class StreamBroken(ConnectionAbortedError):
+    """Raised to the server to cut a response whose last event cannot be finished: a clean end would pass for a whole one."""
+
+    def __init__(self) -> None:
+        # Servers log EPIPE as a connection that is gone, not as an error of the application.
+        super().__init__(errno.EPIPE, "the event stream had to end inside an event")
+
+
+class StreamOver(ConnectionAbortedError):
+    """Raised in an application that calls ``write()`` for a stream that has ended."""
+
+    def __init__(self) -> None:
+        super().__init__(errno.EPIPE, "the event stream has ended")
+
+
+class Round:
+    """What is asked once a tick for all streams of one middleware in one process: does the process stop?
+
+    *is_drained*: whether the application has said so. *each*: what else is to be looked at once a tick. For the watcher.
+    """
+
+    __slots__ = ("_each", "_is_drained", "_now", "sign", "stopping_since")
+
+    def __init__(self, is_drained: Callable[[], object], each: Callable[[float], None]) -> None:
+        self._is_drained = is_drained
+        self._each = each
+        self._now = 0.0
+        self.sign: StopSign | None = None
+        self.stopping_since: float | None = None  # None as long as the process goes on
+
+    def look(self, now: float) -> None:
+        """Ask; *now*: the watcher's clock, in seconds."""
+        self._now = now
+        if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
+            self.stopping_since = now
+        self._each(now)
+
+    @property
+    def is_grace_over(self) -> bool:
+        """Whether the server is about to kill what still runs."""
+        if self.stopping_since is None or self.sign is None or not self.sign.is_stopping():
+            return False
+        left = self.sign.seconds_left(self._now - self.stopping_since)
+        return left is not None and left <= 0

@@ -1,0 +1,66 @@
+"""What a client is answered that gets no stream now.
+
+An EventSource takes any status but 200 for final, on reconnects too, so it gets 200, a ``retry:`` with jitter and the end, and
+reconnects by itself. Everybody else gets 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, since several clients
+take an empty event stream for a finished one.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import OrderedDict
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+
+from .event_stream import MEDIA_TYPE, retry_line
+from .response import Headers, amend
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse
+
+    from .request import Request
+
+RETRY = "ssemiddleware.retry"  # the key of the milliseconds for which a refused client should stay away
+
+_MOST_ORIGINS = 64  # that are remembered, the latest
+_OF_CORS = ("access-control-allow-origin", "access-control-allow-credentials", "vary")
+
+
+class Refusals:
+    """The answers to refused requests, as readable for pages of other origins as the application's own streams are.
+
+    To an EventSource an answer that its page may not read is final, too; and where a proxy adds these headers, ours would be a
+    second set, which browsers refuse. So a refusal has what the application itself last answered that very origin, or nothing.
+    """
+
+    def __init__(self) -> None:
+        self._answered: OrderedDict[str, Headers] = OrderedDict()  # by origin
+
+    def see_headers(self, request: Request, headers: Headers) -> None:
+        """Remember what a stream of the application's allows the page that asks for it (the CORS protocol: Fetch, 3.3.3)."""
+        if request.origin is None:
+            return
+        ours = [(name, value) for name, value in headers if name.lower() in _OF_CORS]
+        if not any(name.lower() == _OF_CORS[0] for name, _ in ours):
+            return
+        self._answered[request.origin] = ours
+        self._answered.move_to_end(request.origin)
+        while len(self._answered) > _MOST_ORIGINS:
+            self._answered.popitem(last=False)
+
+    def answer(self, request: Request, start_response: StartResponse, milliseconds: int) -> Iterable[bytes]:
+        """Answer a refused request; *milliseconds*: how long its client should wait."""
+        cors = self._answered.get(request.origin or "", [])
+        if request.is_event_source:
+            headers, _ = amend([("Content-Type", MEDIA_TYPE)])
+            start_response("200 OK", headers + cors)
+            return [retry_line(milliseconds)]
+        text = b"Too many event streams are open. Please try again later.\n"
+        headers = [
+            ("Content-Type", "text/plain; charset=utf-8"),
+            ("Content-Length", str(len(text))),
+            ("Retry-After", str(math.ceil(milliseconds / 1000))),
+            ("Cache-Control", "no-store"),
+        ]
+        start_response("503 Service Unavailable", headers + cors)
+        return [text] if request.has_body else []

@@ -1,0 +1,425 @@
+"""What one event stream needs beside its application: an opening, heartbeats, a disconnect seen, deadlines, an end in time.
+
+A `Service` is all of a stream but the application's iterable. The server's thread uses it through `EventStream`; the watcher
+calls `serve` once a tick, and `notice` when something happened to the connection. What the two share is guarded by the baton.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import socket
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from .baton import Baton
+from .ending import (
+    CLIENT_GONE,
+    DRAIN,
+    FAILED,
+    FINISH_EVENT_WITHIN,
+    LEAVE_WHOLE_FOR,
+    MEMORY,
+    SEND_DEADLINE,
+    WAKE_WITHIN,
+    Round,
+    StreamBroken,
+    StreamOver,
+)
+from .event_stream import HEARTBEAT, retry_line
+from .handle import Callback, Stream, run_all
+from .memory import Pulls
+from .response import Headers, takes_lines_of_ours
+from .servers.connection import Connection, Progress, State
+from .servers.loop import has_sent, iterates
+from .servers.server import Server, Writer
+from .wire import QUICK, Wire, only_bytes
+
+if TYPE_CHECKING:
+    from .admission import Admission, Place
+    from .options import Options
+    from .request import Request
+
+_log = logging.getLogger("ssemiddleware")
+
+OPEN_AFTER = 0.5  # seconds of silence: an application that fails at once still answers 500, and a quick one pays nothing
+_LARGE = 512  # bytes of a first block before which the opening leaves by itself: Caddy then does not compress the stream
+_KEPT_AFTER = 1.0  # seconds for which an application may keep its thread once its client is gone
+_LOOK_AT_SENDING_EVERY = 1.0  # seconds, while the server's thread does not come back from a write
+
+Run = Callable[[list[Callback]], None]
+
+
+class Service:
+    """One stream as the server's thread and the watcher share it.
+
+    *kept*: told the path of an application that keeps its thread although its client is gone. Methods up to `serve` are for
+    the server's thread, those below for the watcher's; `finish` is for any.
+    """
+
+    __slots__ = (
+        "_admission", "_connection_ended", "_is_direct", "_kept", "_kept_since", "_last_block", "_lines", "_looked_at",
+        "_options", "_pid", "_possible_writer", "_progress", "_progress_since", "_seen", "_silent_since",
+        "_speaks", "_take_back", "_write", "baton", "connection", "ending", "ending_since", "handle", "is_announced",
+        "is_done", "is_event_source", "is_quick", "is_stream", "place", "pulls", "round", "server", "wire", "writer",
+    )  # fmt: skip
+
+    def __init__(
+        self,
+        request: Request,
+        handle: Stream,
+        place: Place,
+        *,
+        options: Options,
+        admission: Admission,
+        round: Round,  # noqa: A002  (the word for it)
+        server: Server,
+        kept: Callable[[str], None],
+    ) -> None:
+        self.handle, self.place, self.server = handle, place, server
+        self.is_event_source, self.is_announced = request.is_event_source, request.is_announced
+        self.baton = Baton()
+        self.wire: Wire | None = None  # None until the response has started
+        self.connection: Connection | None = server.connection()
+        self.writer: Writer | None = None  # only while it is proven that no layer outside changes what we yield
+        self.ending: str | None = None  # the reason for which the stream ends as soon as it may
+        self.ending_since = 0.0
+        self.is_quick = False  # a small block of whole events leaves without a look
+        self.is_stream = True  # as far as is known
+        self.is_done = False  # the server has let go of it
+        self.round = round
+        self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
+        self._options, self._admission, self._kept = options, admission, kept
+        self._pid = os.getpid()
+        self._write: Callable[[bytes], object] | None = None  # the server's
+        self._possible_writer: Writer | None = None
+        self._is_direct: bool | None = None  # whether the server itself iterates us, None before the first look
+        self._last_block = b""  # that left, where that is not so
+        self._lines = False  # whether lines of ours may go into the body
+        self._speaks = False  # whether anything of ours has to be said in time
+        self._seen = -1  # the wire's moves when last looked at
+        self._silent_since = self._looked_at = 0.0
+        self._progress: Progress | None = None
+        self._progress_since = 0.0
+        self._connection_ended: State = "open"
+        self._kept_since: float | None = None
+        self._take_back: Callable[[], None] | None = None  # what takes a stand-in back
+        if self.round.sign is None:
+            self.round.sign = server.stop_sign()
+
+    # -- the start
+
+    def begin(self, status: str, headers: Headers, write: Callable[[bytes], object]) -> None:
+        """Take note of the response once the server has its headers; *headers* are the application's."""
+        self._write, self._lines = write, takes_lines_of_ours(status, headers)
+        self._speaks = self._lines and self.is_announced and self._options.heartbeat is not None
+        self._possible_writer = self.server.writer(write) if self._lines and self.is_announced else None
+        self._is_direct, self.writer, self.is_quick = None, None, False
+        if self.connection is not None:
+            self.connection.hold_little()
+
+    def look_outside(self, iterable: object) -> None:
+        """See whether the server itself iterates *iterable*, which is ours; if not, whether what it sent is what we yielded.
+
+        To be asked inside ``__next__``, where the server's frame stands above.
+        """
+        if self._possible_writer is None or self._is_direct:
+            return
+        if self._is_direct is None:
+            self._is_direct = iterates(self.server.loops, iterable)
+            self.writer = self._possible_writer if self._is_direct else None
+        else:
+            self.writer = self._possible_writer if has_sent(self.server.loops, self._last_block) else None
+
+    def maybe_opening(self, first: bytes | None) -> bytes | None:
+        """Return the opening if it is to leave now, before the *first* block or (None) before that is pulled.
+
+        Where the watcher cannot write it in time, it leaves before the application is asked.
+        """
+        wire = self._wire()
+        if not (self._speaks and self.is_event_source and self.server.name) or wire.carried.moves or not wire.takes_comment:
+            return None
+        if self.writer is None if first is None else len(first) >= _LARGE:
+            return wire.note_ours(self._opening())
+        return None
+
+    def _opening(self) -> bytes:
+        milliseconds = self._admission.maybe_usual_retry() if self.is_event_source else None
+        return HEARTBEAT if milliseconds is None else b"retry: %d\n" % milliseconds
+
+    def maybe_heartbeat(self, now: float) -> bytes:
+        """Return what becomes of a ``b""`` of the application's: a heartbeat if one is due."""
+        wire, heartbeat = self._wire(), self._options.heartbeat
+        if not (self._speaks and self.server.name) or not wire.takes_comment or now - self._silent_since < (heartbeat or 0):
+            return b""
+        self._silent_since = now
+        return wire.note_ours(HEARTBEAT)
+
+    @property
+    def _needs_proof(self) -> bool:
+        """Whether it has to be seen behind each block what a layer outside did to it."""
+        return self._possible_writer is not None and not self._is_direct
+
+    def left(self, block: bytes) -> bytes:
+        """Note that *block* leaves, and return it."""
+        if self._needs_proof:
+            self._last_block = block if len(block) <= QUICK else b""
+        return block
+
+    def become_quick(self, *, has_more: bool) -> None:
+        """Let the next small block leave without a look if nothing speaks against that."""
+        # The watcher sets `ending`, `baton.is_over` and then this to False, again at each tick, so that neither is missed.
+        self.is_quick = (
+            not (has_more or self._needs_proof or self.ending or self.baton.is_over or not self.is_stream)
+            and self._wire().is_quick
+        )
+
+    def must_stop(self, _now: float = 0.0) -> bool:
+        """Tell whether there is no need to wait for anything any more."""
+        return self.ending is not None or self.baton.is_over
+
+    def write(self, block: bytes) -> None:
+        """Be what ``start_response`` returned (PEP 3333, "The write() Callable"): cut, count, and wait for the baton."""
+        is_given = self.baton.take()
+        self.is_quick = False
+        try:
+            if self.baton.is_over or self._write is None:
+                raise StreamOver
+            for piece in self._wire().feed(only_bytes(block)):
+                self._write(piece)
+        finally:
+            if is_given:
+                self.baton.give()
+
+    def _wire(self) -> Wire:
+        assert self.wire is not None
+        return self.wire
+
+    # -- the end, on the server's thread
+
+    def ends_now(self, now: float) -> bool:
+        """Tell whether the stream ends here. Raises `StreamBroken` if its event has been unfinished for too long."""
+        if self.ending is None:
+            return False
+        waited, wire = now - self.ending_since, self._wire()
+        wire.stops_at_event_end = waited >= LEAVE_WHOLE_FOR
+        if self.is_event_source and wire.takes_end:
+            return True
+        if not self.is_event_source or waited >= FINISH_EVENT_WITHIN[self.ending]:
+            self.cut()
+            self.finish(self.ending)
+            raise StreamBroken
+        return False
+
+    def last_words(self) -> bytes:
+        """Return what leaves last: when to reconnect."""
+        if self._options.retry is None or not self._lines_may_follow():
+            return b""
+        return self._wire().note_ours(retry_line(self._admission.next_retry()), is_comment=False)
+
+    def _lines_may_follow(self) -> bool:
+        return self.is_event_source and self._lines and self._wire().takes_comment
+
+    def finish(self, reason: str, run: Run = run_all) -> None:
+        """End the stream for *reason*, unless it has ended, and let go of all that belongs to the request.
+
+        From any thread, twice. *run*: what calls the callbacks; by default this thread does.
+        """
+        if os.getpid() != self._pid:  # a forked child has neither the watcher nor the place
+            self.baton.is_over = True
+            return
+        self.baton.end()
+        self.is_quick = False
+        callbacks = self.handle.end(self.ending or reason)
+        self.place.leave()
+        run(callbacks)
+
+    def cut(self) -> None:
+        """Have the server cut the response where its end would pass for a whole one. On the server's thread."""
+        if self.connection is not None and not self.is_delimited:
+            self.connection.close()
+
+    @property
+    def is_delimited(self) -> bool:
+        """Whether a client can tell a cut from an end."""
+        return getattr(self._possible_writer, "is_delimited", True)
+
+    def let_go(self) -> None:
+        """Forget the request: the server closes the iterable. From any thread, twice."""
+        self.is_done = True
+        self.baton.end() if os.getpid() == self._pid else None
+        connection, self.connection = self.connection, None
+        writer, self.writer, self._possible_writer, self._write = self._possible_writer, None, None, None
+        drop = getattr(writer, "drop", None)
+        if drop is not None:
+            drop()
+        if connection is not None:
+            if self.round.stopping_since is not None:  # gunicorn would wait 2 s for each kept-alive connection
+                connection.shutdown(socket.SHUT_RD)
+            connection.restore()
+        take_back, self._take_back = self._take_back, None
+        if take_back is not None:
+            take_back()
+        self.server, self._last_block = Server({}), b""
+
+    def vanish(self, run: Run) -> None:
+        """End inside a garbage collection a stream that its server has forgotten: nothing is waited for."""
+        self.is_done = self.baton.is_over = True
+        self.place.vanish()
+        run(self.handle.end(CLIENT_GONE))
+
+    def forget(self) -> None:
+        """Take the stream for none: the response has turned out to be another one."""
+        self.is_stream = False
+        self.place.forget()
+        self.let_go()
+
+    # -- the watcher
+
+    def serve(self, now: float, run: Run) -> bool:
+        """Do what is due; return False once there is nothing more to do. Never waits."""
+        if self.is_done:
+            return False
+        if self.connection is not None and self.connection.is_closed_by_itself:
+            self.notice(run)
+        moves = -1 if self.wire is None else self.wire.carried.moves
+        has_moved, self._seen = moves != self._seen, moves
+        if has_moved:
+            self._silent_since, self.place.sent_at, self._progress, self._kept_since = now, now, None, None
+        if self.handle.reason is not None:
+            self._see_whether_kept(now)
+        elif self.round.sign is not None:
+            self.round.sign.tell_alive()
+        if self.baton.is_over:
+            return True
+        self._see_whether_ending(now, run)
+        if has_moved:
+            return True
+        if self.ending is not None:
+            self._end_from_outside(now)
+        else:
+            self._see_silence(now, run)
+        return True
+
+    def notice(self, run: Run) -> None:
+        """See what happened to the connection. An event is a hint: the stream's own connection object is asked."""
+        if not self.baton.hold():
+            return
+        try:
+            state: State = "open" if self.connection is None else self.connection.state()
+        finally:
+            self.baton.let_go()
+        if state in ("open", self._connection_ended):
+            return
+        self._connection_ended = state
+        if state == "gone" or self.is_event_source:  # any other client may have half-closed, and still read
+            self.baton.is_over = True
+            self.is_quick = False
+        run(self.handle.end(CLIENT_GONE))
+
+    @property
+    def watches_connection(self) -> bool:
+        """Whether anything that may happen to the connection is news."""
+        return not self.baton.is_over
+
+    def _see_whether_ending(self, now: float, run: Run) -> None:
+        stopping_since = self.round.stopping_since
+        if self.ending is None and (stopping_since is not None or self.place.must_end):
+            if stopping_since is not None:
+                self.handle.begin_closing()
+            if stopping_since is None or self.is_event_source or self.round.is_grace_over:
+                self.ending_since, self.ending = now, DRAIN if stopping_since is not None else MEMORY
+                run(self.handle.end(self.ending))
+        if self.ending is not None:
+            self.is_quick = False
+
+    def _end_from_outside(self, now: float) -> None:
+        """End a stream whose application stays silent."""
+        wire, waited = self.wire, now - self.ending_since
+        if wire is None or waited < WAKE_WITHIN or not self.baton.take_ours():
+            return
+        try:
+            if self.is_event_source and wire.takes_end and self.writer is not None and self.writer.end(self.last_words()):
+                self.baton.is_over = True
+            elif waited >= FINISH_EVENT_WITHIN[str(self.ending)] or wire.takes_end:
+                self._cut_from_outside()
+        except BaseException:
+            self._cut_from_outside()
+            raise
+        finally:
+            self.baton.give_ours()
+
+    def _cut_from_outside(self) -> None:
+        self.baton.is_over = True
+        if self.connection is None:
+            return
+        if self.is_event_source or self.is_delimited:
+            self.connection.cut()
+        else:
+            self.connection.reset_on_close()  # a FIN would pass for the end; the server closes, or the process dies
+
+    def _see_silence(self, now: float, run: Run) -> None:
+        silence = now - self._silent_since
+        if not self.baton.is_free:
+            self._see_whether_stuck(now, run)
+            return
+        heartbeat = self._options.heartbeat
+        if self._speaks and heartbeat is not None and self.writer is not None and self.wire is not None:
+            is_opening = self.is_event_source and not self.wire.carried.moves
+            if silence >= (min(OPEN_AFTER, heartbeat) if is_opening else heartbeat):
+                self._speak(self._opening() if is_opening else HEARTBEAT, now)
+        if self._progress is not None or silence >= _LOOK_AT_SENDING_EVERY:
+            self._see_whether_stuck(now, run)
+
+    def _speak(self, line: bytes, now: float) -> None:
+        if not self.baton.take_ours():
+            return
+        try:
+            wire = self._wire()
+            if wire.takes_comment and self.writer is not None and self.writer.write(line):
+                wire.note_ours(line)
+                self._seen, self._silent_since = wire.carried.moves, now
+        except BaseException:
+            self._cut_from_outside()
+            raise
+        finally:
+            self.baton.give_ours()
+
+    def _see_whether_stuck(self, now: float, run: Run) -> None:
+        """Cut the connection of a client that has acknowledged nothing of what waits for it for *send_deadline* seconds."""
+        deadline = self._options.send_deadline
+        if deadline is None or now - self._looked_at < min(_LOOK_AT_SENDING_EVERY, deadline / 4) or not self.baton.hold():
+            return
+        try:
+            self._looked_at = now
+            progress = None if self.connection is None else self.connection.progress()
+            if progress is None or not progress.queued:
+                self._progress = None
+            elif self._progress is None or progress.has_moved_since(self._progress):
+                self._progress, self._progress_since = progress, now
+            elif now - self._progress_since >= deadline and self.connection is not None:
+                run(self.handle.end(SEND_DEADLINE))
+                self.baton.is_over = True
+                self.connection.cut()
+        finally:
+            self.baton.let_go()
+
+    def _see_whether_kept(self, now: float) -> None:
+        """Lend the server a stand-in for a thread that the application keeps although there is no more to do."""
+        if not self.baton.is_free or self._take_back is not None:
+            return
+        if self._kept_since is None:
+            self._kept_since = now
+        elif now - self._kept_since >= _KEPT_AFTER and not self.place.is_kept:
+            self._kept(self.handle.path)
+            pool = self.server.pool()
+            take_back = None if pool is None or self.round.stopping_since is not None else pool.lend()
+            self.place.is_kept = True
+            if take_back is not None:
+                self._take_back = take_back
+                self.place.lend()
+
+    def fail(self, run: Run) -> None:
+        """End a stream whose service raised an exception."""
+        self._cut_from_outside()
+        run(self.handle.end(FAILED))

@@ -1,0 +1,118 @@
+"""Iterate a source that blocks, in a stream that may end meanwhile: what `Stream.each` does.
+
+The source is pulled on a thread of its own: the one place where a thread of ours runs an application's code, because the
+application asked for it there.
+"""
+
+from __future__ import annotations
+
+import contextvars
+import logging
+import queue
+import threading
+from collections.abc import Iterable, Iterator
+from typing import TYPE_CHECKING, TypeVar
+
+from .handle import run_all
+
+if TYPE_CHECKING:
+    from .handle import Callback, Stream
+
+_T = TypeVar("_T")
+
+_log = logging.getLogger("ssemiddleware")
+
+
+class Sources:
+    """The sources of one middleware's streams whose loop has ended and whose thread has not. For any thread.
+
+    *most*: how many there may be; `Stream.each` then raises `RuntimeError` instead of starting another thread.
+    """
+
+    def __init__(self, most: int = 256) -> None:
+        self.most = most
+        self.left: set[threading.Thread] = set()
+        self._logged: set[str] = set()
+
+    def check(self, stream: Stream, *, has_stop: bool) -> None:
+        """Log a source that nothing stops, once a path; raise if too many have not stopped."""
+        if not has_stop and stream.path not in self._logged:
+            self._logged.add(stream.path)
+            _log.warning(
+                "%r iterates a source without stop=: when its stream ends, the source's thread stays until the source yields",
+                stream.path,
+            )
+        if len(self.left) >= self.most:
+            raise RuntimeError(f"{len(self.left)} sources of Stream.each have not returned although their streams have ended")
+
+
+class _End:
+    """What comes behind the last item: that the source has ended, and with which error; or that the stream has."""
+
+    __slots__ = ("error",)
+
+    def __init__(self, error: BaseException | None = None) -> None:
+        self.error = error
+
+
+class _Pull:
+    """A source on its thread. At most one item is ahead of those that are wanted."""
+
+    def __init__(self, iterable: Iterable[object], sources: Sources) -> None:
+        self._iterable = iterable
+        self._sources = sources
+        self.wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for each item, False for no more
+        self.items: queue.SimpleQueue[object] = queue.SimpleQueue()
+        run = contextvars.copy_context().run
+        self.thread = threading.Thread(target=run, args=(self._run,), name="ssemiddleware-source", daemon=True)
+
+    def _run(self) -> None:
+        error: BaseException | None = None
+        try:
+            for item in self._iterable:
+                self.items.put(item)
+                del item
+                if not self.wanted.get():
+                    break
+        except BaseException as raised:
+            error = raised
+        self._iterable = ()
+        self.items.put(_End(error))
+        del error
+        self._sources.left.discard(self.thread)
+
+    def end(self) -> None:
+        """Want no more; the thread ends as soon as the source yields or returns."""
+        self._sources.left.add(self.thread)
+        self.wanted.put(False)
+        if not self.thread.is_alive():
+            self._sources.left.discard(self.thread)
+
+
+def each(
+    stream: Stream, iterable: Iterable[_T], *, stop: Callback | None, endless: bool, sources: Sources | None
+) -> Iterator[_T]:
+    """Iterate over *iterable*; see `Stream.each`. A generator: nothing is begun before the first item is asked for."""
+    sources = sources or Sources()
+    sources.check(stream, has_stop=stop is not None)
+    pull = _Pull(iterable, sources)
+    del iterable
+    over = _End()
+    stream.on_close(lambda: pull.items.put(over))
+    if endless:
+        stream.on_closing(lambda: pull.items.put(over))
+    pull.thread.start()
+    try:
+        while stream.reason is None and not (endless and stream.is_closing):
+            item = pull.items.get()
+            if isinstance(item, _End):
+                if item.error is not None and stream.reason is None:
+                    raise item.error
+                break
+            pull.wanted.put(True)
+            yield item  # type: ignore[misc]
+            del item
+    finally:
+        pull.end()
+        if stop is not None:
+            run_all([stop])

@@ -1,0 +1,196 @@
+"""The watcher: one thread a process (a greenlet under gevent) that does for all streams what a blocked thread cannot.
+
+It takes a tick of a quarter of a second while there are streams, and none while there are none. In a tick it asks once what
+concerns all streams of a middleware (`Round`), polls all clients' connections at once, and lets each stream do what is due. It
+never waits for a baton, a socket or a callback, and an exception of one stream's costs no other stream anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import queue
+import threading
+import time
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Protocol
+
+from .handle import Callback, run_all
+from .servers.connection import HALF_CLOSED, original_poll
+
+if TYPE_CHECKING:
+    from .servers.connection import Connection
+
+_log = logging.getLogger("ssemiddleware")
+
+_TICK = 0.25  # seconds: a disconnect is seen within half a second
+_TICK_AT_END = 0.05  # seconds, while a stream waits for the end of its event
+_CALLBACK_WITHIN = 1.0  # seconds, after which one that has not returned is logged
+
+
+class Asked(Protocol):
+    """What is asked once a tick for several streams."""
+
+    def look(self, now: float) -> None:
+        """Ask; *now* in seconds."""
+
+
+class Watched(Protocol):
+    """A stream as the watcher knows it. All its methods are called by the watcher, and none waits."""
+
+    ending: str | None
+    connection: Connection | None
+
+    @property
+    def round(self) -> Asked:
+        """What is asked once a tick for this stream and others."""
+
+    @property
+    def watches_connection(self) -> bool:
+        """Whether anything that may happen to the connection is news."""
+
+    def serve(self, now: float, run: Callable[[list[Callback]], None]) -> bool:
+        """Do what is due, *run* callbacks elsewhere; return False once there is nothing more to do."""
+
+    def notice(self, run: Callable[[list[Callback]], None]) -> None:
+        """See what happened to the connection."""
+
+    def fail(self, run: Callable[[list[Callback]], None]) -> None:
+        """End the stream: its service raised an exception."""
+
+
+class Watcher:
+    """Watches the streams of one process. `add`, `run` and `start` may be called from any thread."""
+
+    def __init__(self) -> None:
+        self._inbox: queue.SimpleQueue[Watched] = queue.SimpleQueue()
+        self._thread: threading.Thread | None = None
+        self._starting = threading.Lock()
+        self._has_failed = False  # to start a thread
+        self._callbacks: queue.SimpleQueue[list[Callback]] = queue.SimpleQueue()
+        self._caller: threading.Thread | None = None
+        self._calling_since: float | None = None
+        # Of the watcher's thread:
+        self._streams: list[Watched] = []
+        self._descriptors: dict[Watched, int] = {}
+        self._by_descriptor: dict[int, Watched] = {}
+        self._poll = original_poll()
+
+    def add(self, stream: Watched) -> None:
+        """Watch *stream* from the next tick on, if it lives for so long. Costs one append, and wakes a watcher that sleeps."""
+        self._inbox.put(stream)
+        if self._thread is None or not self._thread.is_alive():
+            with self._starting:
+                if self._thread is None or not self._thread.is_alive():
+                    self._thread = self.start("ssemiddleware-watcher", self._watch)
+
+    def run(self, callbacks: list[Callback]) -> None:
+        """Have *callbacks* called on the one thread for all streams, so that none that blocks stops the watcher."""
+        if not callbacks:
+            return
+        self._callbacks.put(callbacks)
+        if self._caller is None or not self._caller.is_alive():
+            self._caller = self.start("ssemiddleware-callbacks", self._call)
+
+    def start(self, name: str, target: Callable[[], None]) -> threading.Thread | None:
+        """Start a thread that no process waits for; return None where none may be had, which is logged once."""
+        thread = threading.Thread(target=target, name=name, daemon=True)
+        try:
+            thread.start()
+        except RuntimeError as error:  # a subinterpreter, the end of the process, or too many threads
+            if not self._has_failed:
+                self._has_failed = True
+                _log.warning("no thread can be started (%s): no heartbeats, and disconnects are not detected", error)
+            return None
+        return thread
+
+    # -- the watcher's thread
+
+    def _watch(self) -> None:
+        while True:
+            self._adopt(self._inbox.get())
+            while self._streams or not self._inbox.empty():
+                # Looked up late: under gevent, sleep is another one.
+                time.sleep(_TICK_AT_END if any(stream.ending for stream in self._streams) else _TICK)
+                self._tick()
+
+    def _tick(self) -> None:
+        now = time.monotonic()
+        while not self._inbox.empty():
+            self._adopt(self._inbox.get())
+        self._see_connections()
+        for asked in {stream.round for stream in self._streams}:
+            self._guarded(None, lambda asked=asked: asked.look(now))  # type: ignore[misc]
+        self._streams = [stream for stream in self._streams if self._serve(stream, now)]
+        if self._calling_since is not None and now - self._calling_since > _CALLBACK_WITHIN:
+            self._calling_since = None
+            _log.warning("an on_close callback has not returned within %d s: others wait for it", _CALLBACK_WITHIN)
+
+    def _adopt(self, stream: Watched) -> None:
+        connection = stream.connection
+        descriptor = -1 if connection is None else connection.fileno()
+        self._streams.append(stream)
+        if descriptor >= 0:
+            self._descriptors[stream] = descriptor
+            self._by_descriptor[descriptor] = stream
+            self._poll.register(descriptor, HALF_CLOSED)
+
+    def _see_connections(self) -> None:
+        for descriptor, _ in self._poll.poll(0):
+            stream = self._by_descriptor.get(descriptor)
+            if stream is None:
+                self._poll.unregister(descriptor)
+                continue
+            self._guarded(stream, lambda stream=stream: stream.notice(self.run))  # type: ignore[misc]
+            if stream.watches_connection:
+                self._poll.modify(descriptor, 0)  # half closed: an end or an error is still reported
+            else:
+                self._leave_connection(stream)
+
+    def _serve(self, stream: Watched, now: float) -> bool:
+        goes_on = False
+
+        def serve() -> None:
+            nonlocal goes_on
+            goes_on = stream.serve(now, self.run)
+
+        self._guarded(stream, serve)
+        if not goes_on:
+            self._leave_connection(stream)
+        return goes_on
+
+    def _leave_connection(self, stream: Watched) -> None:
+        descriptor = self._descriptors.pop(stream, -1)
+        if descriptor >= 0 and self._by_descriptor.get(descriptor) is stream:
+            del self._by_descriptor[descriptor]
+            self._poll.unregister(descriptor)
+
+    def _guarded(self, stream: Watched | None, act: Callable[[], object]) -> None:
+        """Do it; an exception ends that stream, and no other."""
+        try:
+            act()
+        except Exception:
+            _log.exception("the service of an event stream raised")
+            if stream is not None:
+                self._guarded(None, lambda: stream.fail(self.run))
+
+    # -- the callbacks' thread
+
+    def _call(self) -> None:
+        while True:
+            callbacks = self._callbacks.get()
+            self._calling_since = time.monotonic()
+            run_all(callbacks)
+            self._calling_since = None
+            del callbacks  # nothing of an application is kept
+
+
+_watchers: dict[int, Watcher] = {}  # by process: a fork has another
+
+
+def watcher() -> Watcher:
+    """Return this process's watcher; its thread starts with the first stream."""
+    try:
+        return _watchers[os.getpid()]
+    except KeyError:
+        return _watchers.setdefault(os.getpid(), Watcher())
