@@ -1,0 +1,172 @@
+"""Stand-ins: threads of ours in a `concurrent.futures.ThreadPoolExecutor`, which gunicorn's gthread worker and a2wsgi have.
+
+An application that goes on after its client has left keeps a thread of the pool. A stand-in takes items from the pool's own
+queue meanwhile, as the kept thread would have done. (Raising ``_max_workers`` starts a thread only at the next ``submit``, and
+not even then while the pool counts idle threads: 0 of 20 requests were answered.)
+
+    pool = ExecutorPool(executor)
+    take_back = pool.lend()  # None where no stand-in can be had
+    ...
+    take_back()              # the kept thread has let go
+
+The pool's own count of idle threads is left alone: an item that a stand-in has taken may leave it too low, so that ``submit``
+starts a thread that it could have saved, within its limit; if it were too high, ``submit`` would start none where it must.
+
+Read in CPython 3.10 to 3.14, run with 3.10 to 3.13.
+"""
+
+from __future__ import annotations
+
+import concurrent.futures.thread as futures
+import logging
+import queue
+import threading
+import weakref
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+_logger = logging.getLogger("ssemiddleware")
+
+_LOOK_EVERY = 1.0  # seconds in which an idle stand-in notices that it is not wanted any more; until then it does no harm
+
+
+class ExecutorPool:
+    """The threads of an executor, as `servers.server.Pool`. Any number of these may stand for one executor. For any thread."""
+
+    __slots__ = ("_executor",)
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = executor
+
+    @property
+    def threads(self) -> int:
+        """How many threads it has at most."""
+        return self._executor._max_workers
+
+    def lend(self) -> Callable[[], None] | None:
+        """Have one thread more work off the queue; return what takes it back, None where there are as many as threads already.
+
+        What takes it back may be called from any thread and more than once. A stand-in that is at work then ends it first.
+        """
+        if not _can_be_joined(self._executor):
+            return None
+        with _lock:
+            stand_ins = _of_executors.setdefault(self._executor, _StandIns(self._executor))
+        return stand_ins.lend(self._executor)
+
+
+class _StandIns:
+    """The stand-ins of one executor. They are alike: *_wanted* of them should be there, and one too many leaves."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        self._executor = weakref.ref(executor)  # so that it can end when nobody else holds it
+        self._queue: queue.SimpleQueue[Any] = executor._work_queue
+        self._lock = threading.Lock()  # guards the two below
+        self._wanted = 0
+        self._threads: set[threading.Thread] = set()
+
+    def lend(self, executor: ThreadPoolExecutor) -> Callable[[], None] | None:
+        with self._lock:
+            if self._wanted >= executor._max_workers:
+                return None
+            if len(self._threads) <= self._wanted and not self._start(executor):
+                return None
+            self._wanted += 1
+        return self._take_back_once()
+
+    def _start(self, executor: ThreadPoolExecutor) -> bool:
+        thread = threading.Thread(target=self._work, args=[_Room(executor)], name="ssemiddleware-stand-in", daemon=True)
+        try:
+            thread.start()
+        except RuntimeError:  # no thread can be had, or the interpreter is ending
+            return False
+        self._threads.add(thread)
+        return True
+
+    def _take_back_once(self) -> Callable[[], None]:
+        lent = [None]
+
+        def take_back() -> None:
+            with self._lock:
+                if lent:
+                    lent.pop()
+                    self._wanted -= 1
+
+        return take_back
+
+    # -- on a stand-in's own thread
+
+    def _work(self, room: _Room) -> None:
+        try:
+            room.enter()
+            while self._is_wanted() and self._work_off_one(room):
+                pass
+        except BaseException:
+            _logger.exception("a stand-in thread has ended")
+        finally:
+            room.leave()
+            with self._lock:
+                self._threads.discard(threading.current_thread())
+
+    def _is_wanted(self) -> bool:
+        with self._lock:
+            is_wanted = len(self._threads) <= self._wanted
+            if not is_wanted:
+                self._threads.discard(threading.current_thread())
+            return is_wanted
+
+    def _work_off_one(self, room: _Room) -> bool:
+        """Run one item of the queue, if one comes soon; return False when the pool has ended."""
+        try:
+            item = self._queue.get(timeout=_LOOK_EVERY)
+        except queue.Empty:
+            executor = self._executor()
+            return executor is not None and not _has_ended(executor)
+        if item is None:  # the pool's end, behind its last item: it is for the pool's own threads
+            self._queue.put(None)
+            return False
+        room.run(item)
+        return True
+
+
+class _Room:
+    """What an executor sets up in each of its threads, and how its items run there."""
+
+    def __init__(self, executor: ThreadPoolExecutor) -> None:
+        create: Callable[[], Any] | None = getattr(executor, "_create_worker_context", None)
+        self._context = None if create is None else create()  # from CPython 3.14 on
+        self._initializer: Callable[..., object] | None = getattr(executor, "_initializer", None)
+        self._arguments: tuple[Any, ...] = getattr(executor, "_initargs", ())
+
+    def enter(self) -> None:
+        if self._context is not None:
+            self._context.initialize()
+        elif self._initializer is not None:
+            self._initializer(*self._arguments)
+
+    def run(self, item: Any) -> None:
+        if self._context is not None:
+            item.run(self._context)
+        else:
+            item.run()
+
+    def leave(self) -> None:
+        if self._context is not None:
+            self._context.finalize()
+
+
+# An executor is in here while it lives.
+_of_executors: weakref.WeakKeyDictionary[ThreadPoolExecutor, _StandIns] = weakref.WeakKeyDictionary()
+_lock = threading.Lock()  # guards it
+
+
+def _can_be_joined(executor: object) -> bool:
+    """Tell whether an executor works as the standard library's does, and goes on."""
+    if not isinstance(executor, ThreadPoolExecutor) or type(executor).submit is not ThreadPoolExecutor.submit:
+        return False
+    return type(executor._work_queue) is queue.SimpleQueue and not _has_ended(executor)
+
+
+def _has_ended(executor: ThreadPoolExecutor) -> bool:
+    return executor._shutdown or bool(executor._broken) or futures._shutdown
