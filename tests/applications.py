@@ -1,9 +1,8 @@
-"""WSGI applications to wrap, and requests to make of them, for the tests of both paths."""
+"""WSGI applications to wrap, and requests to make of them."""
 
 from __future__ import annotations
 
 import threading
-import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 from wsgiref.util import setup_testing_defaults
@@ -20,6 +19,8 @@ Headers = list[tuple[str, str]]
 EVENT_STREAM = ("Content-Type", "text/event-stream")
 ANNOUNCED = {"HTTP_ACCEPT": "text/event-stream"}
 EVENT_SOURCE = {**ANNOUNCED, "HTTP_CACHE_CONTROL": "no-cache"}
+MCP = {"REQUEST_METHOD": "POST", "HTTP_ACCEPT": "application/json, text/event-stream"}  # takes JSON as well
+DATASTAR = {"HTTP_ACCEPT": "text/event-stream, text/html, application/json"}
 DEADLINE = 20.0  # seconds; what is not there by then will not come
 
 
@@ -29,18 +30,6 @@ def environ_of(given: dict[str, str] | None = None) -> WSGIEnvironment:
     setup_testing_defaults(environ)
     environ.update({"QUERY_STRING": "", **(given or {})})
     return environ
-
-
-def relay_threads() -> list[threading.Thread]:
-    return [thread for thread in threading.enumerate() if thread.name.startswith("ssemiddleware-relay")]
-
-
-def wait_for_relays() -> None:
-    """Wait until no request runs on a thread of ours any more."""
-    deadline = time.monotonic() + DEADLINE
-    for thread in relay_threads():
-        thread.join(max(0.0, deadline - time.monotonic()))
-    assert relay_threads() == []
 
 
 class Blocks:

@@ -1,21 +1,25 @@
 """What all tests share."""
 
+from __future__ import annotations
+
+import threading
+import time
 from collections.abc import Iterator
 
 import pytest
 from hypothesis import settings
 
-from ssemiddleware import relay
-
-from .applications import DEADLINE, wait_for_relays
+from .applications import DEADLINE
 
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
 
 @pytest.fixture(autouse=True)
-def _no_relay_thread_is_in_a_hurry_or_stays(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Let `close` wait for as long as tests wait, since a busy machine may let a thread stand for more than a second."""
-    monkeypatch.setattr(relay, "_CLOSE_WITHIN", DEADLINE)
+def _no_thread_of_a_source_stays() -> Iterator[None]:
     yield
-    wait_for_relays()
+    deadline = time.monotonic() + DEADLINE
+    for thread in threading.enumerate():
+        if thread.name == "ssemiddleware-source":
+            thread.join(max(0.0, deadline - time.monotonic()))
+            assert not thread.is_alive()
