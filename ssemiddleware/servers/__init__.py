@@ -16,6 +16,7 @@ from .hypercorn import Hypercorn
 from .mod_wsgi import ModWsgi
 from .pywsgi import PatchedPywsgi, UnpatchedPywsgi
 from .server import Server
+from .testing import UnitTest
 from .uwsgi import Uwsgi
 from .waitress import Waitress
 from .werkzeug import Werkzeug
@@ -38,6 +39,7 @@ _KNOWN: tuple[type[Server], ...] = (
     Hypercorn,
     Granian,
     ModWsgi,
+    UnitTest,
 )
 
 
