@@ -114,7 +114,8 @@ class Service:
         self._write, self._lines = write, takes_lines_of_ours(status, headers)
         self._speaks = self._lines and self.is_announced and self._options.heartbeat is not None
         self._possible_writer = self.server.writer(write) if self._lines and self.is_announced else None
-        self._is_direct, self.writer, self.is_quick = None, None, False
+        # An application that starts its response lazily does so inside the first pull, before which we have looked.
+        self.writer, self.is_quick = self._possible_writer if self._is_direct else None, False
         if self.connection is not None:
             self.connection.hold_little()
 
@@ -123,12 +124,10 @@ class Service:
 
         To be asked inside ``__next__``, where the server's frame stands above.
         """
-        if self._possible_writer is None or self._is_direct:
-            return
-        if self._is_direct is None:
+        if self._is_direct is None and self.is_announced:
             self._is_direct = iterates(self.server.loops, iterable)
             self.writer = self._possible_writer if self._is_direct else None
-        else:
+        elif self._needs_proof:
             self.writer = self._possible_writer if has_sent(self.server.loops, self._last_block) else None
 
     def maybe_opening(self, first: bytes | None) -> bytes | None:
@@ -136,8 +135,10 @@ class Service:
 
         Where the watcher cannot write it in time, it leaves before the application is asked.
         """
-        wire = self._wire()
-        if not (self._speaks and self.is_event_source and self.server.name) or wire.carried.moves or not wire.takes_comment:
+        wire = self.wire
+        if wire is None or not (self._speaks and self.is_event_source and self.server.name):
+            return None
+        if wire.carried.moves or not wire.takes_comment:
             return None
         if self.writer is None if first is None else len(first) >= _LARGE:
             return wire.note_ours(self._opening())
@@ -199,9 +200,10 @@ class Service:
 
     def ends_now(self, now: float) -> bool:
         """Tell whether the stream ends here. Raises `StreamBroken` if its event has been unfinished for too long."""
-        if self.ending is None:
+        wire = self.wire
+        if self.ending is None or wire is None:  # nothing has left before the response has started
             return False
-        waited, wire = now - self.ending_since, self._wire()
+        waited = now - self.ending_since
         wire.stops_at_event_end = waited >= LEAVE_WHOLE_FOR
         if self.is_event_source and wire.takes_end:
             return True

@@ -100,11 +100,14 @@ class Start:
     def _start_stream(
         self, service: Service, status: str, headers: Headers, exc_info: OptExcInfo | None
     ) -> Callable[[bytes], object]:
-        is_given = service.baton.take()
+        is_given, wire = service.baton.take(), service.wire
         try:
             service.is_quick = False
             amended = self._host.amend(service, self.request, status, headers)
             service.begin(status, headers, self._pass_on(status, amended, exc_info))
+        except BaseException:
+            service.wire = wire  # the response goes on as it has begun, if the application does
+            raise
         finally:
             exc_info = None
             if is_given:

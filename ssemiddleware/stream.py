@@ -139,7 +139,7 @@ class EventStream:
 
     def _pass_on(self, service: Service, block: object) -> bytes:
         """Return the first piece of what leaves now that *block* has come."""
-        if not service.is_stream:  # another response has been started in its place
+        if not service.is_stream or service.wire is None:  # another response has been started in its place, or none
             return block  # type: ignore[return-value]
         try:
             block = only_bytes(block)
@@ -148,7 +148,6 @@ class EventStream:
             raise
         if service.baton.is_over:
             self._stop()
-        assert service.wire is not None
         service.pulls.came(len(block), QUICK - self._left)
         self._left = QUICK
         if not block:
