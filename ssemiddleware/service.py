@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import socket
+import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -58,7 +59,7 @@ class Service:
     """
 
     __slots__ = (
-        "_admission", "_connection_ended", "_is_direct", "_kept", "_kept_since", "_last_block", "_lines", "_looked_at",
+        "_admission", "_clock", "_connection_ended", "_is_direct", "_kept", "_kept_since", "_last_block", "_lines", "_looked_at",
         "_options", "_pid", "_possible_writer", "_progress", "_progress_since", "_seen", "_silent_since",
         "_speaks", "_take_back", "_write", "baton", "connection", "ending", "ending_since", "handle", "is_announced",
         "is_done", "is_event_source", "is_quick", "is_stream", "place", "pulls", "round", "server", "wire", "writer",
@@ -75,6 +76,7 @@ class Service:
         round: Round,  # noqa: A002  (the word for it)
         server: Server,
         kept: Callable[[str], None],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.handle, self.place, self.server = handle, place, server
         self.is_event_source, self.is_announced = request.is_event_source, request.is_announced
@@ -89,7 +91,7 @@ class Service:
         self.is_done = False  # the server has let go of it
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
-        self._options, self._admission, self._kept = options, admission, kept
+        self._options, self._admission, self._kept, self._clock = options, admission, kept, clock
         self._pid = os.getpid()
         self._write: Callable[[bytes], object] | None = None  # the server's
         self._possible_writer: Writer | None = None
@@ -148,9 +150,9 @@ class Service:
         milliseconds = self._admission.maybe_usual_retry() if self.is_event_source else None
         return HEARTBEAT if milliseconds is None else b"retry: %d\n" % milliseconds
 
-    def maybe_heartbeat(self, now: float) -> bytes:
+    def maybe_heartbeat(self) -> bytes:
         """Return what becomes of a ``b""`` of the application's: a heartbeat if one is due."""
-        wire, heartbeat = self._wire(), self._options.heartbeat
+        wire, heartbeat, now = self._wire(), self._options.heartbeat, self._clock()
         if not (self._speaks and self.server.name) or not wire.takes_comment or now - self._silent_since < (heartbeat or 0):
             return b""
         self._silent_since = now
@@ -198,12 +200,12 @@ class Service:
 
     # -- the end, on the server's thread
 
-    def ends_now(self, now: float) -> bool:
+    def ends_now(self) -> bool:
         """Tell whether the stream ends here. Raises `StreamBroken` if its event has been unfinished for too long."""
         wire = self.wire
         if self.ending is None or wire is None:  # nothing has left before the response has started
             return False
-        waited = now - self.ending_since
+        waited = self._clock() - self.ending_since
         wire.stops_at_event_end = waited >= LEAVE_WHOLE_FOR
         if self.is_event_source and wire.takes_end:
             return True

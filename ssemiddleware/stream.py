@@ -7,7 +7,6 @@ Call, iteration and ``close()`` of the application happen on the server's thread
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
@@ -109,7 +108,7 @@ class EventStream:
         if not self._start.request.has_body:  # HEAD: the headers are the answer, however long the stream would go on
             self._get_next = _stopped
             return b""
-        if service.ends_now(time.monotonic()):
+        if service.ends_now():
             return self._last_words(service)
         return self._pull(service)
 
@@ -151,7 +150,7 @@ class EventStream:
         service.pulls.came(len(block), QUICK - self._left)
         self._left = QUICK
         if not block:
-            return service.left(service.maybe_heartbeat(time.monotonic()))
+            return service.left(service.maybe_heartbeat())
         opening = service.maybe_opening(block)
         pieces = service.wire.feed(block)
         is_small = len(block) <= service.wire.max_block
