@@ -23,7 +23,7 @@ def clock() -> Response:
         while True:
             number += 1
             yield bytes(Event(time.strftime("%H:%M:%S"), event="tick", id=str(number)))
-            if stream.closed.wait(1.0):  # instead of sleep: the stream has ended, and so do we
+            if stream.closing.wait(1.0):  # instead of sleep: the client is gone, or the server stops
                 return
 
     return Response(stream_with_context(produce()), mimetype="text/event-stream")

@@ -16,9 +16,9 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.datastructures import ImmutableDict
 
@@ -70,18 +70,27 @@ class _Counted:
 _of_processes: dict[int, _Counted] = {}  # what counts towards the limit of a process; a fork has another
 
 
+class _Left(NamedTuple):
+    """What those have carried that have left, and why they ended. Immutable, and replaced in one step."""
+
+    carried: Carried
+    ended: Mapping[str, int]
+    last: frozenset[Place] = frozenset()  # those that were added last, while some of them may still be among the others
+
+
 class Place:
     """An open stream's place among those that may be open, and what the stream carries. Each count has one writer."""
 
     __slots__ = (
-        "_admission", "_marked", "began", "carried", "is_added_up", "is_announced", "is_kept", "is_stream", "must_end", "sent_at",
-        "stream",
+        "_admission", "_marked", "_stream", "began", "carried", "is_added_up", "is_announced", "is_kept", "is_stream",
+        "must_end", "reason", "sent_at",
     )  # fmt: skip
 
     def __init__(self, admission: Admission, stream: Stream, now: float, *, is_announced: bool) -> None:
         self._admission = admission
-        self._marked = 0  # bytes that the application had given when `pulled` was last asked from
-        self.stream = stream
+        self._marked = 0  # bytes that the application had given at the last `mark`
+        self._stream: Stream | None = stream  # until it has left
+        self.reason: str | None = None  # why it has
         self.began = self.sent_at = now  # when the last block was seen to leave; heartbeats do not count
         self.carried = Carried()
         self.is_announced = is_announced
@@ -100,13 +109,20 @@ class Place:
 
     def vanish(self) -> None:
         """Give the place back inside a garbage collection, of a stream that its server has forgotten: no lock is taken."""
-        self.stream.reason = self.stream.reason or CLIENT_GONE
+        if self._stream is not None:
+            self._stream.reason = self._stream.reason or CLIENT_GONE
         self._admission.leave(self, quietly=True)
 
     def forget(self) -> None:
         """Give the place back, for a response that turned out to be no event stream."""
         self.is_stream = False
         self._admission.leave(self)
+
+    def let_go(self) -> None:
+        """Remember why the stream ended, and forget the stream: its request may be large."""
+        stream, self._stream = self._stream, None
+        if stream is not None:
+            self.reason = stream.reason
 
     def paused(self, seconds: float) -> None:
         """Count a wait for memory."""
@@ -126,8 +142,9 @@ class Admission:
     """The open streams of this process, and whether there may be one more.
 
     *limit*: tells how many may be open, None for any number. *counts_all*: that is the process's limit, so the streams of all
-    others that say so count too. *retry*: milliseconds that a refused client is told to wait, before jitter and pressure. *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for
-    good by memory that does not fall.
+    others that say so count too. *retry*: milliseconds that a refused client is told to wait, before jitter and pressure.
+    *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for good by
+    memory that does not fall.
 
     For all threads; after a fork it begins at nothing.
     """
@@ -145,26 +162,27 @@ class Admission:
         self._retry = retry
         self._memory = memory
         self._clock = clock
-        # Called without a lock: with True when a stream has got a place or none, and when it has left; with False at its looks.
-        self.observers: list[Callable[[bool], None]] = []
+        # Called without a lock: when a stream has got a place or none, when it has left, and once a tick while there are any.
+        self.observers: list[Callable[[], None]] = []
         self._counts_all = counts_all
         self._most: int | None = None  # as far as is known
-        self._beginning: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held its own at the fork
+        # By process: a thread of the parent may have held its own at the fork. A signal handler may come in between.
+        self._beginning: dict[int, threading.RLock] = {}
         self._begin()
 
     def _begin_after_fork(self) -> None:
         """Begin at nothing, once, however many threads have the first requests of a process."""
-        with self._beginning.setdefault(os.getpid(), threading.Lock()):
+        with self._beginning.setdefault(os.getpid(), threading.RLock()):
             if self._pid != os.getpid():
                 self._begin()
 
     def _begin(self) -> None:
         self._counted = _of_processes.setdefault(os.getpid(), _Counted()) if self._counts_all else _Counted()
-        # `deciding` guards all that follows but the sets and `_left`: who leaves may do so inside a garbage collection.
+        # `deciding` is held by whoever writes to what follows, but for the set and `_left`: a stream may end inside a garbage
+        # collection. Nobody who only reads waits for it: that may be a signal handler inside it.
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
-        self._carried = Carried()
-        self._ended: Counter[str] = Counter()
+        self._sums = _Left(Carried(), {})
         self._refused = 0
         self._pressure = 0.0  # requests that were refused lately
         self._pressed_at = -math.inf
@@ -185,7 +203,7 @@ class Admission:
         if self._pid != os.getpid():
             self._begin_after_fork()
         place = self._maybe_place(stream, self._limit(), is_announced, always)
-        self._tell(has_changed=True)
+        self._tell()
         return place
 
     def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool, always: bool) -> Place | None:
@@ -204,14 +222,15 @@ class Admission:
             self._counted.places.add(place)
         return place
 
-    def _tell(self, *, has_changed: bool) -> None:
+    def _tell(self) -> None:
         for tell in self.observers:
-            tell(has_changed)
+            tell()
 
     def leave(self, place: Place, *, quietly: bool = False) -> None:
         """Take *place* back, once. *quietly*: inside a garbage collection, where code of others may hold a lock."""
         if place not in self._open:  # it has left, or another process had it
             return
+        place.let_go()
         self._left.append(place)  # first: who counts meanwhile must find it here or there, lest a sum goes down
         try:
             self._open.remove(place)
@@ -219,10 +238,10 @@ class Admission:
             return
         self._counted.places.discard(place)
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
-            reason, seconds, carried = place.stream.reason, self._clock() - place.began, place.carried.total()
+            reason, seconds, carried = place.reason, self._clock() - place.began, place.carried.total()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
         if not quietly and not self._counted.is_ours:
-            self._tell(has_changed=True)
+            self._tell()
 
     def lend(self, place: Place) -> None:
         """Let another stream have what *place* counts towards the limit."""
@@ -230,23 +249,33 @@ class Admission:
         self._counted.places.discard(place)
 
     def _add_up(self) -> None:
-        """Add up what those have carried that have left."""
-        while self._left:
-            place = self._left.popleft()
-            if place.is_added_up:
-                continue
+        """Add up what those have carried that have left, so that they are remembered no longer."""
+        left = self._left.copy()
+        carried, ended = Carried(), Counter(self._sums.ended)
+        carried.add(self._sums.carried)
+        added = {place for place in left if not place.is_added_up}
+        for place in added:
+            _count(place, carried, ended)
+        self._sums = _Left(carried, ended, frozenset(added))  # until here it is as if nothing had happened
+        for place in added:
             place.is_added_up = True
-            carried = place.carried.total()
-            if place.is_stream:
-                self._carried.add(carried)
-                self._ended[str(place.stream.reason)] += 1
-            else:  # before that was known it may have paused, and been seen to
-                self._carried.add(Carried(pauses=carried.pauses, paused_seconds=carried.paused_seconds))
+        for _ in left:
+            self._left.popleft()
+
+    def _look(self) -> tuple[set[Place], set[Place], _Left]:
+        """Return those that are open, those that have left since, and the sums of all others: each stream is seen once."""
+        while True:
+            sums = self._sums
+            is_open = self._open.copy()  # before the others, since whoever leaves is there first
+            is_open = {place for place in is_open if not place.is_added_up and place not in sums.last}
+            left = {place for place in self._left.copy() if not place.is_added_up and place not in sums.last}
+            if sums is self._sums:  # else another thread has added up meanwhile
+                return is_open, left - is_open, sums
 
     # -- those who come back
 
     def next_retry(self) -> int:
-        """Return the milliseconds after which a client should come back: with jitter, and longer the more were shed lately."""
+        """Return the milliseconds after which a client should come back: with jitter, longer the more were refused lately."""
         patience = min(_MOST_PATIENCE, 1 + self._faded(self._clock()) / max(1, self.open))
         return round(self._retry * patience * random.uniform(*_JITTER))
 
@@ -267,7 +296,7 @@ class Admission:
 
         Refusing comes first: it begins at once. A stream that pulls nothing is left alone. To be called once a tick.
         """
-        self._tell(has_changed=False)
+        self._tell()
         if self._memory is None or not self._memory.is_critical:
             self._end_at = math.inf
             return
@@ -286,33 +315,28 @@ class Admission:
 
     # -- what is seen
 
-    def count_open(self) -> tuple[int, int]:
-        """Return how many streams are open, announced and not."""
-        streams = self._open.copy()
-        announced = sum(place.is_announced for place in streams)
-        return announced, len(streams) - announced
-
     def stats(self, sources_left: int = 0) -> Stats:
-        """Return the numbers of this moment; *sources_left*: threads of `Stream.each` whose streams have ended."""
+        """Return the numbers of this moment; *sources_left*: threads of `Stream.each` whose streams have ended.
+
+        Waits for nothing: a signal handler may ask as well.
+        """
         if self._pid != os.getpid():
             self._begin_after_fork()
         now = self._clock()
-        with self._counted.deciding():
-            streams = self._open.copy()
-            self._add_up()  # in this order and so: each stream counts once, also one that leaves just now
-            streams = {place for place in streams if not place.is_added_up}
-            carried = Carried()
-            carried.add(self._carried)
-            for place in streams:
-                carried.add(place.carried.total())
-            ended, refused, most = dict(self._ended), self._refused, self._most
+        streams, left, sums = self._look()
+        carried, ended = Carried(), Counter(sums.ended)
+        carried.add(sums.carried)
+        for place in left:
+            _count(place, carried, ended)
+        for place in streams:
+            carried.add(place.carried.total())
         announced = sum(place.is_announced for place in streams)
         reading = None if self._memory is None else self._memory.read()
         return Stats(
             open_announced=announced,
             open_unannounced=len(streams) - announced,
-            most_streams=most,
-            refused=refused,
+            most_streams=self._most,
+            refused=self._refused,
             ended=ImmutableDict(ended),
             kept_threads=sum(place.is_kept for place in streams) + sources_left,
             **carried.sums(),
@@ -322,3 +346,13 @@ class Admission:
             longest_silence=max([0.0, *(now - place.sent_at for place in streams)]),  # one may be newer than `now`
             oldest_stream=max([0.0, *(now - place.began for place in streams)]),
         )
+
+
+def _count(place: Place, carried: Carried, ended: Counter[str]) -> None:
+    """Add a place that has been left to the sums."""
+    total = place.carried.total()
+    if place.is_stream:
+        carried.add(total)
+        ended[str(place.reason)] += 1
+    else:  # before that was known it may have paused, and been seen to
+        carried.add(Carried(pauses=total.pauses, paused_seconds=total.paused_seconds))

@@ -32,11 +32,11 @@ try:
 except ImportError as error:
     raise ImportError('ssemiddleware.prometheus needs prometheus_client: pip install "ssemiddleware[prometheus]"') from error
 
+from .ending import REASONS
 from .memory import State
 from .middleware import SSEMiddleware
 from .servers import is_worker
 from .stats import Stats
-from .ending import REASONS
 
 _log = logging.getLogger("ssemiddleware")
 
@@ -172,11 +172,11 @@ class StreamCollector(Collector):
         REGISTRY.register(StreamCollector(shop=shop_middleware, chat=chat_middleware))
 
     Where prometheus_client shares its numbers among processes (``PROMETHEUS_MULTIPROC_DIR``), a collector is not asked: its
-    ``MultiProcessCollector`` reads files. There, each process writes its own numbers while streams begin, go on and end, once a
-    second or more often, and when it exits; those of an inline stream, but for its being open, when its application yields.
-    Numbers of counters stay when a process has gone; those of gauges go with
-    ``prometheus_client.multiprocess.mark_process_dead``. The longest silence, the oldest stream and the memory are the highest
-    of all processes, everything else is their sum. What a process that is killed has counted in its last second is lost.
+    ``MultiProcessCollector`` reads files. There, each process writes its own numbers when streams begin and end, once a second
+    or more often while there are any, silent ones too, and when it exits. Numbers of counters stay when a process has gone;
+    those of gauges go with ``prometheus_client.multiprocess.mark_process_dead``. The longest silence, the oldest stream and the
+    memory are the highest of all processes, everything else is their sum. What a process that is killed has counted in its last
+    second is lost.
 
     Make it where the middleware is made, also before a server forks. Callable from any thread.
     """
@@ -222,9 +222,10 @@ _published = CollectorRegistry()
 class _Publisher:
     """Has each process write its numbers to where prometheus_client's ``MultiProcessCollector`` finds them.
 
-    The streams' own threads do it as they begin, go on and end, and always when none is open any more; and the process when it
-    exits. No stream that a garbage collection ends waits for who writes just now: that may be this very thread, inside the lock
-    that prometheus_client writes under (its own GCCollector has hung so, its issue 322).
+    The servers' threads do it as streams begin and end, always when none is open any more; the watcher once a tick while there
+    are streams, so that it goes on while all are silent; and the process when it exits. No stream that a garbage collection
+    ends waits for the thread that writes just now: that may be this very thread, inside the lock that prometheus_client writes
+    under (its own GCCollector has hung so, its issue 322).
     """
 
     def __init__(self, middlewares: Mapping[str, SSEMiddleware]) -> None:
@@ -238,12 +239,12 @@ class _Publisher:
         for middleware in middlewares.values():
             middleware._admission.observers.append(self._maybe_write)
         if is_worker():  # a process that only loads the application for others has no numbers
-            self._maybe_write(has_changed=True)
+            self._maybe_write()
 
     def _begin(self) -> None:
         self._lock = threading.Lock()  # guards what follows
         self._written: dict[tuple[str, str, str], float] = {}
-        self._has_changed = self._is_due = False
+        self._is_due = False
         self._write_at = -math.inf
         atexit.register(self._write, os.getpid())
         self._pid = os.getpid()  # last
@@ -260,13 +261,12 @@ class _Publisher:
             for value in metric.values(_NOTHING) if metric in _metrics_of(middleware) else ():
                 self._places[metric.name, name, value] = place.labels(*metric.label_values(name, value)) if labels else place
 
-    def _maybe_write(self, has_changed: bool) -> None:
+    def _maybe_write(self) -> None:
         if self._pid != os.getpid():
             with self._beginning.setdefault(os.getpid(), threading.Lock()):
                 if self._pid != os.getpid():
                     self._begin()
-        self._has_changed = self._has_changed or has_changed
-        self._is_due = True  # who writes just now, maybe this very thread before a garbage collection, looks once more
+        self._is_due = True  # the thread that writes just now, maybe this very one before a garbage collection, looks once more
         while self._is_due and self._lock.acquire(blocking=False):
             try:
                 self._is_due = False
@@ -275,15 +275,9 @@ class _Publisher:
                 self._lock.release()
 
     def _write_what_is_due(self) -> None:
-        has_changed, self._has_changed = self._has_changed, False
         with self._going_on():
             if time.monotonic() >= self._write_at or not any(each._admission.open for each in self._middlewares.values()):
                 self._write_all()
-            elif has_changed:  # these numbers at least: an inline stream may be silent from now on, and then nobody looks
-                for name, middleware in self._middlewares.items():
-                    announced, others = middleware._admission.count_open()
-                    self._put(_METRICS[0].name, name, "yes", announced)
-                    self._put(_METRICS[0].name, name, "no", others)
 
     def _write(self, pid: int) -> None:
         """Write what has changed, if this is the process *pid*."""

@@ -10,7 +10,7 @@ from flask import Flask, Response, abort, request
 
 from ssemiddleware import Event
 from ssemiddleware.demo.large_event import large_event, large_json
-from ssemiddleware.demo.ticks import client_left_during_pause, ticks
+from ssemiddleware.demo.ticks import has_no_client_after, ticks
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -71,7 +71,7 @@ def asked_number(name: str, default: int, most: int) -> int:
 
 def silence_and_one_event(environ: WSGIEnvironment) -> Iterator[bytes]:
     """Yield one event after 20 seconds."""
-    if not client_left_during_pause(environ, 20.0):
+    if not has_no_client_after(environ, 20.0):
         yield bytes(Event("the silence is over"))
 
 

@@ -9,7 +9,7 @@ from flask import Flask, Response, request
 
 from ssemiddleware import Event, MemoryGovernor, SSEMiddleware
 from ssemiddleware.demo.pressure import Pressure, PressureRefused
-from ssemiddleware.demo.ticks import client_left_during_pause
+from ssemiddleware.demo.ticks import should_end_after
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
@@ -50,7 +50,7 @@ def memory_readings(
     with pressure.watched():
         while True:
             yield bytes(Event(json=memory_now(governor) | streams_now(wrapped) | {"pressure": round(pressure.seconds_left, 1)}))
-            if client_left_during_pause(environ, 0.5):
+            if should_end_after(environ, 0.5):
                 return
 
 
@@ -68,5 +68,5 @@ def streams_now(wrapped: Sequence[SSEMiddleware]) -> dict[str, object]:
         "open": sum(each.open for each in stats),
         "pauses": sum(each.pauses for each in stats),
         "paused_seconds": round(sum(each.paused_seconds for each in stats), 1),
-        "shed": sum(each.refused for each in stats),
+        "refused": sum(each.refused for each in stats),
     }

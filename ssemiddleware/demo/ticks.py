@@ -18,7 +18,7 @@ def ticks(environ: WSGIEnvironment) -> Iterator[bytes]:
     """Yield an event a second: its number, and the milliseconds since 1970 at which it was made."""
     for number in count(next_number(environ)):
         yield bytes(Event(json={"number": number, "sent": round(time.time() * 1000)}, id=str(number)))
-        if client_left_during_pause(environ, 1.0):
+        if should_end_after(environ, 1.0):
             return
 
 
@@ -28,10 +28,20 @@ def next_number(environ: WSGIEnvironment) -> int:
     return int(last) + 1 if re.fullmatch("[0-9]{1,9}", last) else 1
 
 
-def client_left_during_pause(environ: WSGIEnvironment, seconds: float) -> bool:
-    """Wait that long, or until the client has gone. A bare application cannot know, so it waits to the end."""
+def should_end_after(environ: WSGIEnvironment, seconds: float) -> bool:
+    """Wait that long, or until a stream without an end of its own should end: its client has gone, or the server stops."""
+    return wait(environ, "closing", seconds)
+
+
+def has_no_client_after(environ: WSGIEnvironment, seconds: float) -> bool:
+    """Wait that long, or until there is no need to go on. A stream that ends by itself looks at nothing else."""
+    return wait(environ, "closed", seconds)
+
+
+def wait(environ: WSGIEnvironment, event: str, seconds: float) -> bool:
+    """Wait for one of the stream's events. A bare application has none, so it waits to the end."""
     stream = environ.get("ssemiddleware.stream")
     if stream is None:
         time.sleep(seconds)
         return False
-    return bool(stream.closed.wait(seconds))
+    return bool(getattr(stream, event).wait(seconds))

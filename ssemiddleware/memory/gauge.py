@@ -62,7 +62,7 @@ class MemoryGauge:
         self._begin()
 
     def _begin(self) -> None:
-        self._reading = threading.Lock()  # held by the one thread that reads; guards all below
+        self._reading = threading.RLock()  # held by the one thread that reads, signal handlers included; guards all below
         self._read_at = self._succeeded_at = -math.inf
         self._read_source: Callable[[], Reading] | None = None
         self._shared: str | None = None

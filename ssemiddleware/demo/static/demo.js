@@ -159,7 +159,7 @@ function showButtons() {
     button.dataset.label ??= button.textContent;
     button.textContent = mine ? "Stop" : button.dataset.label;
     button.classList.toggle("stops", mine);
-    button.disabled = !mine && (running !== null || isUnderPressure()); // under pressure its streams would wait, or be sent away
+    button.disabled = !mine && (running !== null || isUnderPressure()); // under pressure its streams would wait, or be refused
   }
 }
 

@@ -150,7 +150,7 @@ function showReading(reading) {
   byId("wrapped-open").textContent = whole(reading.open);
   byId("wrapped-pauses").textContent = whole(reading.pauses);
   byId("wrapped-paused").textContent = `${reading.paused_seconds.toFixed(1)} s`;
-  byId("wrapped-shed").textContent = whole(reading.shed);
+  byId("wrapped-refused").textContent = whole(reading.refused);
   byId("memory-marks").textContent = marksInWords(reading);
   showMeter(reading, state);
   byId("memory-graph").setAttribute(
