@@ -1,0 +1,33 @@
+"""mod_wsgi 6.1.1: the client's connection is in Apache's process, and the application's may be another.
+
+Its ``write`` is not made for another thread. A stop shows (``mod_wsgi.subscribe_shutdown``) after the streams were cut.
+"""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from .server import Server
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+
+class ModWsgi(Server):
+    """mod_wsgi, embedded in Apache or in daemon mode."""
+
+    __slots__ = ()
+
+    name = "mod_wsgi"
+    why_no_writer = "under mod_wsgi the client's connection is Apache's"
+
+    @staticmethod
+    def recognises(environ: WSGIEnvironment) -> bool:
+        """Tell by the version that mod_wsgi puts into each environ."""
+        return "mod_wsgi.version" in environ
+
+    def threads(self) -> int | None:
+        """Return how many threads a process has, which mod_wsgi shows in its module."""
+        found = getattr(sys.modules.get("mod_wsgi"), "threads_per_process", None)
+        return found if type(found) is int and found > 0 else None

@@ -1,0 +1,159 @@
+"""waitress 3.0.2: one thread does all reading and flushing, the others run applications and send what fits by themselves.
+
+Without ``channel_request_lookahead`` it does not see a client leave, and serves one that has half-closed; with it, it closes
+such a connection at once.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from .connection import Connection
+from .server import Loop, Pool, Server, StopSign, Writer
+from .stopping import AskedSign
+from .writing import CHANGED_OUTSIDE, CallingWriter, check_length, has_length_or_encoding, is_exactly, may_be_written
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import WSGIEnvironment
+
+_GRACE = 5.0  # seconds that ThreadedTaskDispatcher.shutdown() waits for its threads, which are daemons
+
+
+class Waitress(Server):
+    """waitress, in whatever way it was started."""
+
+    __slots__ = ()
+
+    name = "waitress"
+    loops = (Loop("waitress.task", "execute", "app_iter", "chunk"),)
+    why_no_writer = CHANGED_OUTSIDE
+
+    @staticmethod
+    def recognises(environ: WSGIEnvironment) -> bool:
+        """Tell by the bound method of its own that waitress puts into each environ."""
+        return "waitress.client_disconnected" in environ
+
+    @property
+    def _channel(self) -> Any:
+        channel = getattr(self.environ.get("waitress.client_disconnected"), "__self__", None)
+        return channel if is_exactly(channel, "waitress.channel", "HTTPChannel") else None
+
+    @property
+    def _dispatcher(self) -> Any:
+        dispatcher = getattr(getattr(self._channel, "server", None), "task_dispatcher", None)
+        return dispatcher if is_exactly(dispatcher, "waitress.task", "ThreadedTaskDispatcher") else None
+
+    def connection(self) -> Connection | None:
+        """Return the channel's socket, which waitress's own thread may close at any time."""
+        channel = self._channel
+        return None if channel is None else Connection(channel.socket, is_closed=lambda: not channel.connected)
+
+    def writer(self, write: object) -> Writer | None:
+        """Return a writer that calls the task's ``write``; see `_Writer`."""
+        task: Any = getattr(write, "__self__", None)
+        connection = self.connection()
+        if (
+            connection is None
+            or not is_exactly(task, "waitress.task", "WSGITask")
+            or task.channel is not self._channel
+            or not may_be_written(self.environ, connection)
+            or has_length_or_encoding(name for name, _ in task.response_headers)
+        ):
+            return None
+        return _Writer(task, connection)
+
+    def stop_sign(self) -> StopSign | None:
+        """Return the sign of SIGINT, after which waitress waits 5 seconds. SIGTERM ends the process at once."""
+        dispatcher = self._dispatcher
+        return None if dispatcher is None else AskedSign(lambda: _is_stopping(dispatcher), _GRACE)
+
+    def pool(self) -> Pool | None:
+        """Return the dispatcher's threads."""
+        dispatcher = self._dispatcher
+        return None if dispatcher is None else _Pool(dispatcher, self._channel.adj.threads)
+
+    def threads(self) -> int | None:
+        """Return ``--threads``."""
+        channel = self._channel
+        return None if channel is None else channel.adj.threads
+
+
+class _Writer(CallingWriter):
+    """Writes only where waitress holds nothing for the client that was not sent.
+
+    Its ``write`` puts the bytes behind what it holds, and waits where that is more than 16 MiB. With nothing held it sends at
+    once, under the channel's lock, which its main thread holds for a moment only.
+    """
+
+    __slots__ = ("_channel",)
+
+    def __init__(self, task: Any, connection: Connection) -> None:
+        super().__init__(task.write, connection)
+        self._channel = task.channel
+
+    def write(self, block: bytes) -> bool:
+        """See `server.Writer`."""
+        check_length(block)
+        channel = self._channel
+        if not channel.connected or channel.total_outbufs_len or channel.will_close:
+            return False
+        return super().write(block)
+
+
+def _is_stopping(dispatcher: Any) -> bool:
+    """Tell whether all threads are to end. Fewer than all: their number is being lowered."""
+    return bool(dispatcher.stop_count >= len(dispatcher.threads))
+
+
+class _Pool:
+    """The dispatcher's threads. A stand-in is one more of its own, so that its counts and its "Task queue depth" stay right.
+
+    Not by ``set_thread_count``: between our look at the number and the call the server may have begun to stop, and the threads
+    that were started then would hold it up for 5 seconds.
+    """
+
+    __slots__ = ("_dispatcher", "threads")
+
+    def __init__(self, dispatcher: Any, threads: int) -> None:
+        self._dispatcher = dispatcher
+        self.threads = threads
+
+    def lend(self) -> Callable[[], None] | None:
+        """See `server.Pool`."""
+        dispatcher = self._dispatcher
+        if not dispatcher.lock.acquire(blocking=False):
+            return None
+        try:
+            if _is_stopping(dispatcher):
+                return None
+            number = next(number for number in range(len(dispatcher.threads) + 1) if number not in dispatcher.threads)
+            try:
+                dispatcher.start_new_thread(dispatcher.handler_thread, number)  # it waits for the lock
+            except RuntimeError:  # no thread can be started
+                return None
+            dispatcher.threads.add(number)
+            dispatcher.active_count += 1
+        finally:
+            dispatcher.lock.release()
+        return _TakeBack(dispatcher)
+
+
+class _TakeBack:
+    """Has one thread of the dispatcher end, whichever is free first. Once, however often it is called."""
+
+    __slots__ = ("_dispatcher", "_lock")
+
+    def __init__(self, dispatcher: Any) -> None:
+        self._dispatcher = dispatcher
+        self._lock = threading.Lock()  # taken for good by the first call
+
+    def __call__(self) -> None:
+        dispatcher = self._dispatcher
+        if not self._lock.acquire(blocking=False):
+            return
+        with dispatcher.lock:
+            if not _is_stopping(dispatcher):
+                dispatcher.stop_count += 1
+                dispatcher.queue_cv.notify_all()
