@@ -50,7 +50,7 @@ class Refusals:
 
     def _remember(self, origin: str, cors: Headers) -> None:
         times, _ = self._answered.get(origin, (0, None))
-        if not times and len(self._answered) >= _MOST_ORIGINS:
+        while not times and len(self._answered) >= _MOST_ORIGINS:
             # The rarest goes: origins that somebody invents push out no other, where the application allows any.
             answered = self._answered.copy()
             self._answered.pop(min(answered, key=lambda each: answered[each][0]), None)

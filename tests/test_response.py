@@ -1,10 +1,10 @@
-"""`ssemiddleware.headers`: what is an event stream, who asks for one, and which headers leave."""
+"""`ssemiddleware.response`: what is an event stream, what may be added to it, and which headers leave."""
 
 from __future__ import annotations
 
 import pytest
 
-from ssemiddleware.headers import Headers, accepts_event_stream, amend, is_encoded, is_event_source, is_event_stream
+from ssemiddleware.response import Headers, amend, has_body, is_encoded, is_event_stream, takes_lines_of_ours
 
 MEDIA_TYPES = {
     "text/event-stream": True,
@@ -28,45 +28,6 @@ def test_an_event_stream_is_told_by_its_media_type(value: str) -> None:
 
 def test_without_a_content_type_there_is_no_event_stream() -> None:
     assert not is_event_stream([])
-
-
-ACCEPTS = {
-    "text/event-stream": True,
-    "Text/Event-Stream": True,
-    "application/json, text/event-stream": True,
-    "text/event-stream;q=0.5, */*;q=0.1": True,
-    "text/event-stream; charset=utf-8": True,
-    "text/event-stream;q=0": False,
-    "*/*": False,
-    "text/*": False,
-    "text/event-stream-v2": False,
-    "text/html": False,
-    "": False,
-}
-
-
-@pytest.mark.parametrize("accept", ACCEPTS, ids=repr)
-def test_a_request_announces_itself_by_its_accept_header(accept: str) -> None:
-    assert accepts_event_stream({"HTTP_ACCEPT": accept}) is ACCEPTS[accept]
-
-
-def test_a_request_without_accept_announces_nothing() -> None:
-    assert not accepts_event_stream({})
-
-
-@pytest.mark.parametrize(
-    ("accept", "cache_control", "expected"),
-    [
-        ("text/event-stream", "no-cache", True),
-        ("text/event-stream", "No-Cache, max-age=0", True),
-        ("text/event-stream", "", False),
-        ("text/event-stream", "no-store", False),
-        ("text/event-stream, */*", "no-cache", False),
-        ("*/*", "no-cache", False),
-    ],
-)
-def test_an_event_source_is_told_from_other_clients(accept: str, cache_control: str, expected: bool) -> None:
-    assert is_event_source({"HTTP_ACCEPT": accept, "HTTP_CACHE_CONTROL": cache_control}) is expected
 
 
 def amended(*headers: tuple[str, str]) -> dict[str, str]:
@@ -145,3 +106,26 @@ def test_the_applications_list_is_left_alone() -> None:
 def test_an_encoded_body_is_told_from_a_plain_one(value: str, expected: bool) -> None:
     assert is_encoded([("content-encoding", value)]) is expected
     assert not is_encoded([])
+
+
+@pytest.mark.parametrize(
+    ("status", "expected"),
+    [("200 OK", True), ("500 Oops", True), ("204 No Content", False), ("304 Not Modified", False), ("101 Switching", False)],
+)
+def test_some_statuses_have_no_body(status: str, expected: bool) -> None:
+    assert has_body(status) is expected
+
+
+@pytest.mark.parametrize(
+    ("status", "encoding", "expected"),
+    [
+        ("200 OK", "identity", True),
+        ("200", "", True),
+        ("200 OK", "gzip", False),
+        ("206 Partial Content", "", False),
+        ("404 Not Found", "", False),
+        ("500 Internal Server Error", "", False),
+    ],
+)
+def test_lines_of_ours_go_into_a_200_that_is_not_encoded_only(status: str, encoding: str, expected: bool) -> None:
+    assert takes_lines_of_ours(status, [("Content-Encoding", encoding)]) is expected
