@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from .a2wsgi import A2WSGI
+from .a2wsgi import A2wsgi
 from .cheroot import Cheroot
 from .granian import Granian
 from .gunicorn import Gunicorn, GunicornPywsgi, find_worker
@@ -34,7 +34,7 @@ _KNOWN: tuple[type[Server], ...] = (
     Werkzeug,
     Wsgiref,
     Cheroot,
-    A2WSGI,
+    A2wsgi,
     Uwsgi,
     Hypercorn,
     Granian,

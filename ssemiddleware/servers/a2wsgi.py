@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIEnvironment
 
 
-class A2WSGI(Server):
+class A2wsgi(Server):
     """a2wsgi.WSGIMiddleware, under whatever ASGI server."""
 
     __slots__ = ()
@@ -62,7 +62,8 @@ class A2WSGI(Server):
         responder = closed_over(function, "self")
         if not is_exactly(responder, "a2wsgi.wsgi", "WSGIResponder"):
             return None
-        return _Writer(responder, self.connection(), self._cycle)
+        has_chunks = self.environ.get("SERVER_PROTOCOL") != "HTTP/1.0"
+        return _Writer(responder, self.connection(), self._cycle, is_delimited=has_chunks)
 
     def stop_sign(self) -> StopSign | None:
         """Return the sign of gunicorn's asgi worker, or uvicorn's: the latter is found only by its own handler of SIGTERM."""
@@ -102,9 +103,10 @@ class _Writer:
     the application yields next; where the queue has become full meanwhile, which takes ten blocks, it is left out.
     """
 
-    __slots__ = ("_connection", "_cycle", "_loop", "_queue")
+    __slots__ = ("_connection", "_cycle", "_loop", "_queue", "is_delimited")
 
-    def __init__(self, responder: Any, connection: Connection | None, cycle: Any) -> None:
+    def __init__(self, responder: Any, connection: Connection | None, cycle: Any, *, is_delimited: bool) -> None:
+        self.is_delimited = is_delimited
         self._queue: asyncio.Queue[dict[str, object]] = responder.send_queue
         self._loop: asyncio.AbstractEventLoop = responder.loop
         self._connection = connection

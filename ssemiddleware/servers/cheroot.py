@@ -50,7 +50,7 @@ class Cheroot(Server):
             or has_length_or_encoding(name.decode("latin-1") for name, _ in gateway.req.outheaders)
         ):
             return None
-        return CallingWriter(gateway.write, connection)
+        return CallingWriter(gateway.write, connection, is_delimited=gateway.req.response_protocol == "HTTP/1.1")
 
     def stop_sign(self) -> StopSign | None:
         """Return the sign of ``Server.stop()``, which SIGINT calls. SIGTERM ends the process at once.

@@ -85,7 +85,7 @@ class Connection:
             return -1
 
     def state(self) -> State:
-        """Tell whether the client is there. Sees a FIN and a RST behind TLS and behind pipelined bytes, where a peek does not."""
+        """Tell whether the client is there. Sees a FIN and a RST behind TLS and pipelined bytes too, where a peek does not."""
         events = self._poll(HALF_CLOSED)
         return "gone" if events & GONE else "half closed" if events else "open"
 
@@ -141,7 +141,7 @@ class Connection:
     def close(self) -> None:
         """Close the server's socket with a RST. On the server's thread only, which goes on to close what is closed.
 
-        Where the server closes by itself its event loop still watches the socket (and uvloop's cannot be closed): there it is cut.
+        A server that closes by itself still watches its socket, in an event loop, and uvloop's cannot be closed: it is cut.
         """
         if self.is_closed_by_itself:
             self.cut()

@@ -12,6 +12,8 @@ from types import FrameType
 
 from .server import Loop
 
+_PACKAGE = __name__.partition(".")[0]
+
 
 def find_loop(loops: tuple[Loop, ...], depth: int = 1) -> tuple[FrameType, Loop] | None:
     """Return the frame in which a server iterates us, among our callers from *depth* up; None where there is none."""
@@ -42,14 +44,20 @@ def has_sent(loops: tuple[Loop, ...], block: bytes, depth: int = 2) -> bool:
     return found is not None and _local(found[0], found[1].block) is block
 
 
-def is_called_from_c(depth: int = 2) -> bool:
+def is_called_from_c() -> bool:
     """Tell whether no layer written in Python stands above us, under a server that iterates in C. To be asked in ``__next__``.
 
     Under pyuwsgi the main thread's lowest frame is the script that has started it. ``map(bytes.upper, stream)`` has no frame,
     and is not seen.
     """
-    frame = sys._getframe(depth - 1).f_back
+    frame: FrameType | None = sys._getframe(1)
+    while frame is not None and _is_ours(frame):
+        frame = frame.f_back
     return frame is None or frame.f_code.co_name == "<module>"
+
+
+def _is_ours(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__")).partition(".")[0] == _PACKAGE
 
 
 def find_local(loops: tuple[Loop, ...], name: str, depth: int = 2) -> object:

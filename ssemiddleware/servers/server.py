@@ -33,6 +33,10 @@ class Loop(NamedTuple):
 class Writer(Protocol):
     """How our bytes get to a client while the server's own thread is inside the iterable. Used with the baton only."""
 
+    @property
+    def is_delimited(self) -> bool:
+        """Whether a client can tell a response that was cut from one that has ended: by its chunks."""
+
     def write(self, block: bytes) -> bool:
         """Write at most `MOST_WRITTEN` bytes if that is possible without waiting; return whether it was.
 
@@ -86,7 +90,7 @@ class Server:
         self.environ = environ
 
     @staticmethod
-    def recognises(environ: WSGIEnvironment) -> bool:
+    def recognises(environ: WSGIEnvironment) -> bool:  # noqa: ARG004  (for the subclasses)
         """Tell by the environ whether a request is this server's. Cheap: asked for each stream."""
         return False
 
@@ -94,7 +98,7 @@ class Server:
         """Return the client's connection, None where the server does not show it."""
         return None
 
-    def writer(self, write: object) -> Writer | None:
+    def writer(self, write: object) -> Writer | None:  # noqa: ARG002  (for the subclasses)
         """Return how to write to the client; *write* is what the server's ``start_response`` has returned.
 
         None where another thread may not write, and for a response whose length or encoding was set outside of us.

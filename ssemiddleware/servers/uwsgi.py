@@ -101,6 +101,8 @@ class _Descriptor:
 class _Writer:
     __slots__ = ("_connection",)
 
+    is_delimited = False  # uWSGI makes no chunks; its router may, and ends even a cut response with the last one
+
     def __init__(self, connection: Connection) -> None:
         self._connection = connection
 

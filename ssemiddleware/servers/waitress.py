@@ -90,7 +90,7 @@ class _Writer(CallingWriter):
     __slots__ = ("_channel",)
 
     def __init__(self, task: Any, connection: Connection) -> None:
-        super().__init__(task.write, connection)
+        super().__init__(task.write, connection, is_delimited=task.version == "1.1")
         self._channel = task.channel
 
     def write(self, block: bytes) -> bool:

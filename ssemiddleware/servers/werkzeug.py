@@ -48,4 +48,5 @@ class Werkzeug(Server):
         headers = closed_over(function, "headers_set")
         if headers is None or has_length_or_encoding(name for name, _ in headers):
             return None
-        return CallingWriter(function, connection)
+        has_chunks = closed_over(function, "self").protocol_version >= "HTTP/1.1"  # to an HTTP/1.0 client too
+        return CallingWriter(function, connection, is_delimited=has_chunks)

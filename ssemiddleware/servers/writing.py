@@ -58,11 +58,12 @@ def may_be_written(environ: WSGIEnvironment, connection: Connection) -> bool:
 class CallingWriter:
     """Writes through the ``write`` of a server whose connection is a blocking socket."""
 
-    __slots__ = ("_connection", "_write")
+    __slots__ = ("_connection", "_write", "is_delimited")
 
-    def __init__(self, write: Callable[[bytes], object], connection: Connection) -> None:
+    def __init__(self, write: Callable[[bytes], object], connection: Connection, *, is_delimited: bool = True) -> None:
         self._write = write
         self._connection = connection
+        self.is_delimited = is_delimited
 
     def write(self, block: bytes) -> bool:
         """See `server.Writer`."""

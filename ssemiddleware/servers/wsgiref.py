@@ -56,4 +56,4 @@ class Wsgiref(Server):
             or has_length_or_encoding(response.headers.keys())
         ):
             return None
-        return CallingWriter(response.write, connection)
+        return CallingWriter(response.write, connection, is_delimited=False)

@@ -41,7 +41,6 @@ class Silent:
         self.is_iterated_itself: bool | None = None
         self.block_was_sent: bool | None = None
         self.ask: Callable[[Server], object] = lambda _: None  # called on the server's thread
-        self.answer: object = None
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         self.server = find_server(environ)
@@ -57,7 +56,7 @@ class Silent:
             self.block_was_sent = has_sent(self.server.loops, self._given[0])
             raise StopIteration
         self.is_iterated_itself = iterates(self.server.loops, self)
-        self.answer = self.ask(self.server)
+        self.ask(self.server)
         self.is_silent.set()
         assert self.go_on.wait(DEADLINE)
         self._given.append(b"data: %d\n\n" % 1)
@@ -90,9 +89,11 @@ def request_to(address: Address, application: Silent) -> Iterator[http.client.HT
 def is_soon(happens: Callable[[], bool]) -> bool:
     """Tell whether something comes to be."""
     deadline = time.monotonic() + DEADLINE
-    while not happens() and time.monotonic() < deadline:
+    while not happens():
+        if time.monotonic() > deadline:
+            return False
         time.sleep(0.001)
-    return happens()
+    return True
 
 
 def writer_of(application: Silent) -> Writer:
@@ -224,7 +225,7 @@ class Transport:
 
 
 @final
-class A2WSGI:
+class AsgiServer:
     """Runs an application as an ASGI server does, in a thread; *sent* is what it would have sent."""
 
     def __init__(self, application: WSGIApplication, cycle: Cycle, method: str = "GET", workers: int = 2) -> None:
@@ -242,7 +243,7 @@ class A2WSGI:
     def executor(self) -> Any:
         return self._wrapped.executor
 
-    def __enter__(self) -> A2WSGI:
+    def __enter__(self) -> AsgiServer:
         self._thread.start()
         return self
 
