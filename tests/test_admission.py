@@ -142,6 +142,13 @@ def test_a_place_that_has_been_left_keeps_nothing_of_its_request() -> None:
     assert places.stats().ended == {"drain": 1}
 
 
+@pytest.fixture
+def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Count none of the streams towards a shared limit that other tests have left open."""
+    monkeypatch.setattr("ssemiddleware.admission._of_processes", {})
+
+
+@pytest.mark.usefixtures("no_others")
 def test_admissions_that_share_a_limit_count_together() -> None:
     both = [Admission(limit=lambda: 3, counts_all=True) for _ in range(2)]
     alone = admission(3)
@@ -175,6 +182,7 @@ def test_the_count_is_exact_whoever_comes_and_goes(comes: list[bool], limit: int
         assert stats.refused == refused
 
 
+@pytest.mark.usefixtures("no_others")
 def test_admissions_that_share_a_limit_never_exceed_it_among_threads() -> None:
     both = [Admission(limit=lambda: 5, counts_all=True) for _ in range(2)]
     held, most = list[Place](), list[int]()

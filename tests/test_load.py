@@ -1,4 +1,4 @@
-"""What must hold when many come at once: the cost of sending clients away, the count of the first, and when they come back."""
+"""What must hold when many come at once: the cost of refusing, the count of the first, and when refused clients come back."""
 
 from __future__ import annotations
 
@@ -15,22 +15,23 @@ import pytest
 
 import ssemiddleware
 from ssemiddleware import MemoryGovernor, SSEMiddleware
+from ssemiddleware.servers.server import Server
 
 from .applications import ANNOUNCED, EVENT_SOURCE, Response, application_of, environ_of
 
 _PACKAGE = str(Path(ssemiddleware.__file__).parent)
 
 
-def test_sending_a_client_away_costs_the_same_however_many_streams_are_open() -> None:
-    assert calls_to_send_away(beside=400) == calls_to_send_away(beside=4)
+def test_refusing_a_client_costs_the_same_however_many_streams_are_open() -> None:
+    assert calls_to_refuse(beside=400) == calls_to_refuse(beside=4)
 
 
-def calls_to_send_away(*, beside: int) -> int:
-    """Return how many functions of ours are called for a request that is shed, while so many streams are open."""
+def calls_to_refuse(*, beside: int) -> int:
+    """Return how many functions of ours are called for a request that is refused, while so many streams are open."""
     memory = MemoryGovernor(read=lambda: (1, 100), clock=lambda: 0.0)  # which is read once, and not whenever 100 ms are over
     wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=beside, memory=memory)
     streams = [Response(wrapped, environ_of()) for _ in range(beside)]
-    Response(wrapped, environ_of(EVENT_SOURCE))  # of the first one the log is told
+    Response(wrapped, environ_of(EVENT_SOURCE))  # the first one is logged
     calls = 0
 
     def note(frame: FrameType, event: str, _argument: object) -> None:
@@ -70,9 +71,9 @@ def in_many_threads(ask):
     return answers
 
 def all_are_counted():
-    places = Admission(limit=lambda environ: 6)
+    places = Admission(limit=lambda: 6)
     def check():
-        admitted = in_many_threads(lambda: places.maybe_admit({}, Stream()))
+        admitted = in_many_threads(lambda: places.maybe_admit(Stream()))
         return sum(map(bool, admitted)) == places.stats().open == 6
     return check
 
@@ -101,17 +102,28 @@ def test_the_first_requests_of_a_forked_process_may_come_at_the_same_time(what: 
     subprocess.run([sys.executable, "-c", AFTER_A_FORK, what], env=environment, check=True, timeout=100)
 
 
-# -- who was sent away keeps the time to come back until another is said (WHATWG 9.2.6)
+# -- a client that was refused keeps the time to come back until another is said (WHATWG 9.2.6)
 
 
-def test_who_is_admitted_after_others_were_sent_away_comes_back_as_soon_as_usual() -> None:
+class SilentServer(Server):
+    """A server that is known, and has no writer: lines of ours are yielded."""
+
+    name = "silent"
+
+
+@pytest.fixture(autouse=True)
+def _the_server_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+
+
+def test_an_event_source_that_is_admitted_after_others_were_refused_comes_back_as_soon_as_usual() -> None:
     wrapped, retries = crowded(retry=1000)
     assert max(retries) > 1500, "none stays away longer than usual"
-    blocks = list(Response(wrapped, environ_of(EVENT_SOURCE)).blocks())
-    told = re.fullmatch(rb"retry: ([0-9]+)\n", blocks.pop(1))
-    assert told
-    assert 750 <= int(told[1]) <= 1500
-    assert blocks == [b":\n", b"data: 1\n\n"]
+    told, *blocks = Response(wrapped, environ_of(EVENT_SOURCE)).blocks()
+    match = re.fullmatch(rb"retry: ([0-9]+)\n", told)
+    assert match
+    assert 750 <= int(match[1]) <= 1500
+    assert blocks == [b"data: 1\n\n"]
 
 
 def test_a_time_to_come_back_is_told_without_heartbeats_too() -> None:
@@ -119,18 +131,31 @@ def test_a_time_to_come_back_is_told_without_heartbeats_too() -> None:
     assert re.fullmatch(rb"retry: [0-9]+\ndata: 1\n\n", Response(wrapped, environ_of(EVENT_SOURCE)).body())
 
 
-def test_no_time_to_come_back_is_told_to_who_is_no_event_source() -> None:
+def test_a_time_to_come_back_is_told_before_a_first_block_where_the_watcher_would_open_the_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    class Writes:
+        def write(self, block: bytes) -> bool:
+            return True
+
+    monkeypatch.setattr(SilentServer, "writer", lambda self, write: Writes())
+    monkeypatch.setattr("ssemiddleware.service.iterates", lambda loops, iterable: True)
     wrapped, _ = crowded()
-    assert Response(wrapped, environ_of(ANNOUNCED)).body() == b":\ndata: 1\n\n"
+    assert re.fullmatch(rb"retry: [0-9]+\ndata: 1\n\n", Response(wrapped, environ_of(EVENT_SOURCE)).body())
 
 
-def test_no_time_to_come_back_is_told_where_nobody_was_sent_away() -> None:
+def test_no_time_to_come_back_is_told_to_a_client_that_is_no_event_source() -> None:
+    wrapped, _ = crowded()
+    assert Response(wrapped, environ_of(ANNOUNCED)).body() == b"data: 1\n\n"
+
+
+def test_no_time_to_come_back_is_told_where_nobody_was_refused() -> None:
     wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=1)
     assert Response(wrapped, environ_of(EVENT_SOURCE)).body() == b":\ndata: 1\n\n"
 
 
 def crowded(**options: Any) -> tuple[SSEMiddleware, list[int]]:
-    """Return an application with free places that has sent clients away, and the milliseconds that these were told."""
+    """Return an application with free places that has refused clients, and the milliseconds that these were told."""
     wrapped = SSEMiddleware(application_of([b"data: 1\n\n"]), max_streams=1, **options)
     stream = Response(wrapped, environ_of())
     told = [Response(wrapped, environ_of(EVENT_SOURCE)).body() for _ in range(20)]

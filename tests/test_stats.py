@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import logging
+import re
 import sys
 import threading
 from collections.abc import Iterable, Iterator
@@ -17,6 +18,8 @@ from hypothesis import strategies as st
 
 from ssemiddleware import Event, Fragment, MemoryGovernor, SSEMiddleware, Stats, Stream
 from ssemiddleware.admission import Admission
+from ssemiddleware.servers.server import Server
+from ssemiddleware.stats import Carried
 from ssemiddleware.testing import open_stream
 
 from .applications import (
@@ -33,12 +36,12 @@ from .applications import (
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-INLINE: dict[str, str] = {}
+UNANNOUNCED: dict[str, str] = {}
 HTML = ("Content-Type", "text/html")
-both_paths = pytest.mark.parametrize("request_", [INLINE, ANNOUNCED], ids=["inline", "announced"])
+both_paths = pytest.mark.parametrize("request_", [UNANNOUNCED, ANNOUNCED], ids=["unannounced", "announced"])
 
 SUMS = [  # what must never go down
-    "shed", "blocks_in", "blocks_out", "bytes_in", "bytes_out", "events_in", "events_out", "heartbeats", "pauses",
+    "refused", "blocks_in", "blocks_out", "bytes_in", "bytes_out", "events_in", "events_out", "heartbeats", "pauses",
     "paused_seconds",
 ]  # fmt: skip
 
@@ -71,9 +74,9 @@ def assert_counts_nothing(stats: Stats) -> None:
 
 
 def test_a_snapshot_is_immutable() -> None:
-    stats = stats_after(application_of([b"data: 1\n\n"]), INLINE)
+    stats = stats_after(application_of([b"data: 1\n\n"]), UNANNOUNCED)
     with pytest.raises(dataclasses.FrozenInstanceError):
-        stats.shed = 1  # type: ignore[misc]
+        stats.refused = 1  # type: ignore[misc]
     with pytest.raises(TypeError):
         stats.ended["application ended"] = 7  # type: ignore[index]
     assert json.loads(json.dumps(dataclasses.asdict(stats)))["ended"] == {"application ended": 1}
@@ -81,9 +84,9 @@ def test_a_snapshot_is_immutable() -> None:
 
 def test_a_snapshot_stays_as_it_is_while_streams_end() -> None:
     middleware = referee(application_of([b"data: 1\n\n"]))
-    request(middleware, INLINE).body()
+    request(middleware, UNANNOUNCED).body()
     before = middleware.stats()
-    request(middleware, INLINE).body()
+    request(middleware, UNANNOUNCED).body()
     assert before.ended == {"application ended": 1}
     assert middleware.stats().ended == {"application ended": 2}
 
@@ -109,7 +112,7 @@ def test_small_blocks_are_counted_exactly(blocks: list[bytes], events: int, requ
     assert (stats.blocks_in, stats.bytes_in, stats.events_in) == (len(blocks), sum(map(len, blocks)), events)
     assert (stats.bytes_out, stats.events_out) == (stats.bytes_in, events)
     assert stats.heartbeats == 0
-    assert stats.blocks_out == len(blocks) if request_ is INLINE else stats.blocks_out <= len(blocks)
+    assert stats.blocks_out == len(blocks)
 
 
 @both_paths
@@ -133,27 +136,58 @@ def test_an_open_stream_is_counted_while_it_is_open() -> None:
     with open_stream(middleware) as stream:
         stream.next_event()
         stats = middleware.stats()
-        assert (stats.open, stats.open_announced, stats.open_inline) == (1, 1, 0)
+        assert (stats.open, stats.open_announced, stats.open_unannounced) == (1, 1, 0)
         assert (stats.events_in, stats.events_out, stats.ended) == (1, 1, {})
         assert 0 <= stats.longest_silence <= stats.oldest_stream
         go_on.set()
         assert len(list(stream)) == 1
     stats = middleware.stats()
-    assert (stats.open, stats.oldest_stream, stats.longest_silence, stats.held_bytes) == (0, 0, 0, 0)
+    assert (stats.open, stats.oldest_stream, stats.longest_silence, stats.kept_threads) == (0, 0, 0, 0)
     assert (stats.events_in, stats.events_out, stats.ended) == (2, 2, {"application ended": 1})
 
 
-def test_the_opening_counts_as_a_heartbeat_and_not_as_an_event() -> None:
-    stats = stats_after(application_of([b"data: 1\n\n"]), ANNOUNCED)
+class SilentServer(Server):
+    """A server that is known, and has no writer: lines of ours are yielded."""
+
+    name = "silent"
+
+
+def test_the_opening_counts_as_a_heartbeat_and_not_as_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+    stats = stats_after(application_of([b"data: 1\n\n"]), EVENT_SOURCE)
     assert (stats.heartbeats, stats.events_out) == (1, 1)
     assert stats.bytes_out == stats.bytes_in + len(b":\n")
     assert stats.blocks_out == 2
 
 
-def test_an_inline_heartbeat_is_counted_and_is_no_event() -> None:
-    stats = stats_after(application_of([b"", b"data: 1\n\n"]), INLINE, heartbeat=1e-9)
+def test_a_heartbeat_in_place_of_an_empty_block_is_counted_and_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+    stats = stats_after(application_of([b"data: 1\n\n", b""]), ANNOUNCED, heartbeat=1e-9)
     assert (stats.heartbeats, stats.events_in, stats.events_out) == (1, 1, 1)
     assert stats.bytes_out == stats.bytes_in + len(b":\n")
+
+
+def test_what_comes_and_goes_quickly_is_counted_once_for_both_ways() -> None:
+    carried = Carried(blocks_in=1, bytes_in=10, events_in=1, blocks_out=1, bytes_out=10, events_out=1)
+    carried.quick_blocks, carried.quick_bytes, carried.quick_events = 2, 20, 3
+    total = carried.total()
+    assert (total.blocks_in, total.bytes_in, total.events_in) == (3, 30, 4)
+    assert (total.blocks_out, total.bytes_out, total.events_out) == (3, 30, 4)
+    assert total.total() == total
+    assert set(total.sums()) == {field.name for field in dataclasses.fields(Carried) if not field.name.startswith("quick")}
+
+
+@pytest.mark.parametrize("counts", ["count_out", "quick_blocks"])
+def test_a_block_that_leaves_is_a_move(counts: str) -> None:
+    carried = Carried()
+    before = carried.moves
+    carried.count_in(b"data: 1\n\n")
+    assert carried.moves == before
+    if counts == "count_out":
+        carried.count_out(b"data: 1\n\n")
+    else:
+        carried.quick_blocks += 1
+    assert carried.moves > before
 
 
 @both_paths
@@ -177,8 +211,7 @@ def test_written_blocks_are_counted_like_yielded_ones(request_: dict[str, str]) 
     stats = stats_after(application, request_, heartbeat=None)
     written = len(b"data: 1\n\n") * 4
     assert (stats.blocks_in, stats.bytes_in, stats.bytes_out) == (3, written, written)
-    if request_ is INLINE:  # there, unlike blocks never leave together
-        assert (stats.events_in, stats.events_out, stats.blocks_out) == (4, 4, 3)
+    assert (stats.events_in, stats.events_out, stats.blocks_out) == (4, 4, 3)
 
 
 @both_paths
@@ -229,7 +262,7 @@ def test_an_application_that_raises_behind_its_headers_is_a_stream(request_: dic
 
 @both_paths
 def test_a_server_that_closes_early_tells_that_the_client_has_gone(request_: dict[str, str]) -> None:
-    middleware = referee(application_of(Blocks([b"data: 1\n\n"] * 100)), read_ahead=1, max_block=16)
+    middleware = referee(application_of(Blocks([b"data: 1\n\n"] * 100)), max_block=16)
     response = request(middleware, request_)
     next(iter(response.iterable))
     response.close()
@@ -244,7 +277,7 @@ def test_head_is_a_stream_that_carries_nothing(request_: dict[str, str]) -> None
 
 
 @both_paths
-def test_a_drained_stream_counts_all_that_came_and_no_empty_block(request_: dict[str, str]) -> None:
+def test_a_stream_that_goes_on_after_a_drain_counts_all_that_came_and_no_empty_block(request_: dict[str, str]) -> None:
     drained = threading.Event()
 
     def produce() -> Iterator[bytes]:
@@ -258,21 +291,44 @@ def test_a_drained_stream_counts_all_that_came_and_no_empty_block(request_: dict
     middleware = referee(application_of(produce()), heartbeat=None, retry=None)
     blocks = [block for block in request(middleware, request_).blocks() if block]
     stats = middleware.stats()
-    assert stats.ended in ({"drain": 1}, {"application ended": 1})  # announced, all of it may have come before the look
+    assert stats.ended == {"application ended": 1}  # it is no EventSource, so its answer may be a finite one
     assert stats.bytes_out == len(b"".join(blocks))
     assert stats.blocks_out == len(blocks)
-    assert stats.bytes_in >= stats.bytes_out
+    assert stats.bytes_in == stats.bytes_out
 
 
-def test_a_request_that_is_sent_away_is_shed_and_no_end() -> None:
+def test_a_drained_stream_counts_all_that_came_and_what_we_said_last() -> None:
+    is_seen = threading.Event()
+
+    def produce(environ: WSGIEnvironment) -> Iterator[bytes]:
+        environ["ssemiddleware.stream"].on_close(is_seen.set)
+        yield b"data: 1\n\n"
+        middleware.drain()
+        assert is_seen.wait(DEADLINE)
+        yield b"data: 2\n\n"
+        while True:
+            yield b"data: 3\n\n"
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [EVENT_STREAM])
+        return produce(environ)
+
+    middleware = referee(application)
+    body = request(middleware, EVENT_SOURCE).body()
+    stats = middleware.stats()
+    assert re.fullmatch(rb"data: 1\n\ndata: 2\n\nretry: [0-9]+\n\n", body)
+    assert (stats.ended, stats.bytes_out, stats.heartbeats) == ({"drain": 1}, len(body), 0)
+
+
+def test_a_request_that_is_refused_is_no_stream_that_ended() -> None:
     middleware = referee(application_of(Blocks([b"data: 1\n\n"])), max_streams=1)
-    held = request(middleware, INLINE)
+    held = request(middleware, UNANNOUNCED)
     assert request(middleware, EVENT_SOURCE).body().startswith(b"retry: ")
-    refused = request(middleware, INLINE)
+    refused = request(middleware, UNANNOUNCED)
     refused.body()
     assert refused.status.startswith("503")
     stats = middleware.stats()
-    assert (stats.open_inline, stats.shed, stats.most_streams, stats.ended) == (1, 2, 1, {})
+    assert (stats.open_unannounced, stats.refused, stats.most_streams, stats.ended) == (1, 2, 1, {})
     held.close()
 
 
@@ -309,7 +365,7 @@ def test_a_stream_that_became_an_error_page_counts_nowhere(request_: dict[str, s
     assert_counts_nothing(stats_after(application, request_))
 
 
-def test_a_request_that_finds_no_thread_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_without_a_watcher_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
     middleware = referee(application_of(Blocks([b"data: 1\n\n"])))
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     request(middleware, ANNOUNCED).body()
@@ -324,7 +380,7 @@ def no_thread(self: threading.Thread) -> None:
 
 
 def test_no_sum_goes_down_while_streams_come_and_go() -> None:
-    middleware = SSEMiddleware(application_of_small_bursts, max_block=64, read_ahead=64, max_streams=6)
+    middleware = SSEMiddleware(application_of_small_bursts, max_block=64, max_streams=6)
     is_over = threading.Event()
     faults: list[str] = []
 
@@ -339,7 +395,7 @@ def test_no_sum_goes_down_while_streams_come_and_go() -> None:
             before = after
 
     watchers = [threading.Thread(target=watch) for _ in range(2)]
-    clients = [threading.Thread(target=come_and_go, args=(middleware, given)) for given in (INLINE, ANNOUNCED) * 2]
+    clients = [threading.Thread(target=come_and_go, args=(middleware, given)) for given in (UNANNOUNCED, ANNOUNCED) * 2]
     for thread in (*watchers, *clients):
         thread.start()
     for thread in clients:
@@ -372,7 +428,7 @@ def come_and_go(middleware: SSEMiddleware, given: dict[str, str]) -> None:
 
 def test_a_place_that_is_leaving_is_counted_here_or_there() -> None:
     """Between the two steps of a leave, another thread looks: it must find the place once, not twice and not never."""
-    admission = Admission(limit=lambda environ: None)
+    admission = Admission(limit=lambda: None)
     seen: list[Stats] = []
 
     class Watched(set[Any]):
@@ -385,7 +441,7 @@ def test_a_place_that_is_leaving_is_counted_here_or_there() -> None:
             return Watched(self)
 
     admission._open = Watched()
-    place = admission.maybe_admit({}, Stream())
+    place = admission.maybe_admit(Stream())
     assert place is not None
     place.carried.count_in(b"data: 1\n\n")
     seen.append(admission.stats())
@@ -410,7 +466,7 @@ def test_the_log_tells_of_a_stream_s_end(request_: dict[str, str], caplog: pytes
 
 def test_the_log_tells_all_that_a_stream_carried_whose_client_left(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "ssemiddleware")
-    response = request(referee(application_of(Blocks([b"data: 1\n\n"] * 9))), INLINE)
+    response = request(referee(application_of(Blocks([b"data: 1\n\n"] * 9))), UNANNOUNCED)
     blocks = iter(response.iterable)
     size = len(b"".join(next(blocks) for _ in range(7)))
     response.close()
