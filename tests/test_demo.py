@@ -144,10 +144,10 @@ def test_a_reading_tells_the_memory_its_marks_and_what_the_wrapped_streams_have_
         ticker.next_event()
         reading = next_reading(stream)
     assert set(reading) == {
-        "used", "limit", "low", "high", "critical", "state", "open", "pauses", "paused_seconds", "shed", "pressure",
+        "used", "limit", "low", "high", "critical", "state", "open", "pauses", "paused_seconds", "refused", "pressure",
     }  # fmt: skip
     assert MEGABYTE < reading["used"] < reading["low"] < reading["high"] < reading["critical"] < reading["limit"]
-    assert (reading["state"], reading["open"], reading["shed"], reading["pressure"]) == ("normal", 1, 0, 0)
+    assert (reading["state"], reading["open"], reading["refused"], reading["pressure"]) == ("normal", 1, 0, 0)
 
 
 def test_pressure_makes_wrapped_streams_wait_and_is_given_back_when_it_is_ended(demo: WSGIApplication) -> None:
@@ -173,7 +173,7 @@ def test_pressure_makes_wrapped_streams_wait_and_is_given_back_when_it_is_ended(
         assert after["pressure"] == 0
         assert after["pauses"] > before["pauses"]
         assert after["paused_seconds"] > before["paused_seconds"]
-        assert after["shed"] == before["shed"]
+        assert after["refused"] == before["refused"]
         assert json.loads(ticker.next_event().data)["number"] == 3
     assert client.delete("/memory/pressure").status_code == 204  # there is none, and nothing to complain about
 

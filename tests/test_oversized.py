@@ -1,4 +1,4 @@
-"""Oversized events on their way through the middleware, on both paths; and the line in the log about those left as they are."""
+"""Oversized events on their way through the middleware; and the line in the log about those left as they are."""
 
 from __future__ import annotations
 
@@ -13,10 +13,14 @@ import pytest
 from ssemiddleware import Event, Fold, Fragment, SSEMiddleware, read_events
 from ssemiddleware.event_stream import HEARTBEAT
 from ssemiddleware.oversized import LONG_LINE
+from ssemiddleware.oversized.steps import OversizedSteps
+from ssemiddleware.request import Request, accepts_event_stream
+from ssemiddleware.servers.server import Server
 
 from .applications import (
     ANNOUNCED,
     DEADLINE,
+    EVENT_SOURCE,
     EVENT_STREAM,
     Blocks,
     Response,
@@ -30,7 +34,7 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 ASKS = {"QUERY_STRING": "sse-fragments=1"}
-both_paths = pytest.mark.parametrize("request_", [{}, ANNOUNCED], ids=["inline", "announced"])
+both_paths = pytest.mark.parametrize("request_", [{}, ANNOUNCED], ids=["unannounced", "announced"])
 
 VALUE = [{"id": number, "text": 'some, "text" with {brackets}'} for number in range(40)]
 LARGE = Event(json=VALUE, id="1")
@@ -144,7 +148,7 @@ def test_an_unfinished_event_leaves_at_the_stream_s_end_as_it_came(request_: dic
         assert body == unfinished
 
 
-def test_inline_each_block_that_comes_is_answered_with_one() -> None:
+def test_each_block_that_comes_is_answered_with_one() -> None:
     """PEP 3333: an empty block if need be, so that a server with one thread can do other work."""
     stream = bytes(LARGE)
     pulled = 0
@@ -160,22 +164,20 @@ def test_inline_each_block_that_comes_is_answered_with_one() -> None:
         assert number >= pulled
 
 
-def test_a_heartbeat_may_leave_while_the_beginning_of_an_event_is_held_back() -> None:
-    go_on = threading.Event()
+def test_a_heartbeat_may_leave_while_the_beginning_of_an_event_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SilentServer(Server):
+        name = "silent"
 
-    def produce() -> Iterator[bytes]:
-        yield b"data: [1, 2"
-        assert go_on.wait(DEADLINE)
-        yield b", 3]\n\n"
-
-    response = respond(application_of(produce()), ANNOUNCED, oversized=FOLDS, heartbeat=0.01)
-    blocks = response.blocks()
-    assert [next(blocks), next(blocks), next(blocks)] == [HEARTBEAT] * 3
-    go_on.set()
-    assert [event.data for event in read_events(blocks)] == ["[1, 2, 3]"]
+    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+    blocks = [b"data: 1\n\n", b"data: [1, 2", b"", b"", b", 3]\n\n"]
+    response = respond(application_of(blocks), ANNOUNCED, oversized=FOLDS, heartbeat=1e-9)
+    body = response.body()
+    assert body.count(HEARTBEAT) >= 2
+    assert body.startswith(b"data: 1\n\n:\n:\ndata: [1")
+    assert [event.data for event in read_events([body])] == ["1", "[1, 2, 3]"]
 
 
-def test_the_application_stays_read_ahead_before_the_client_as_without() -> None:
+def test_no_event_is_made_before_the_one_before_has_left() -> None:
     made = 0
 
     def produce() -> Iterator[bytes]:
@@ -184,25 +186,33 @@ def test_the_application_stays_read_ahead_before_the_client_as_without() -> None
             made += 1
             yield bytes(LARGE)
 
-    response = respond(application_of(produce()), ANNOUNCED, oversized=FOLDS, read_ahead=1000, max_block=500)
-    blocks = response.blocks()
+    response = respond(application_of(produce()), ANNOUNCED, oversized=FOLDS, max_block=500)
     size = len(bytes(LARGE))
     received = 0
-    for block in blocks:
+    for block in response.blocks():
         received += len(block)
-        assert made <= received / size + 3
+        assert made <= received / size + 1
 
 
 @both_paths
-def test_a_drain_ends_a_stream_whose_next_event_is_held_back(request_: dict[str, str]) -> None:
+def test_a_drain_ends_the_stream_of_an_event_source_whose_next_event_is_held_back(request_: dict[str, str]) -> None:
+    is_seen = threading.Event()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        environ["ssemiddleware.stream"].on_close(is_seen.set)
+        start_response("200 OK", [EVENT_STREAM])
+        return produce()
+
     def produce() -> Iterator[bytes]:
         yield b"data: 1\n\ndata: [1, 2"
         middleware.drain()
+        assert is_seen.wait(DEADLINE)
         while True:
             yield b""
 
-    middleware = SSEMiddleware(application_of(produce()), oversized=FOLDS, retry=None, heartbeat=None)
-    response = Response(middleware, environ_of(request_))
+    announced = bool(request_)
+    middleware = SSEMiddleware(application, oversized=FOLDS, retry=None, heartbeat=None, announced=lambda _: announced)
+    response = Response(middleware, environ_of(EVENT_SOURCE))
     assert response.body() == b"data: 1\n\n"
 
 
@@ -245,7 +255,7 @@ def test_the_first_long_line_is_told_about_with_its_remedy(
         assert len(Response(middleware, environ_of(request_)).body()) >= 2 * len(stream)
     told = long_lines_told(caplog)
     assert [str(remedy) in line for line in told] == ([] if remedy is None else [True])
-    assert not told or told[0].startswith("/ sends an event line of more than 64 KiB: WebKit (Safari) takes quadratic time")
+    assert not told or told[0].startswith("'/' sends an event line of more than 64 KiB: WebKit (Safari) takes quadratic time")
 
 
 @both_paths
@@ -299,7 +309,20 @@ def test_what_began_as_json_and_is_none_is_told_about_once(caplog: pytest.LogCap
         Response(middleware, environ_of(ANNOUNCED)).body()
     told = [record.getMessage() for record in caplog.records if "begins as JSON" in record.getMessage()]
     assert len(told) == 1
-    assert told[0].startswith("/ sends")
+    assert told[0].startswith("'/' sends")
+
+
+def test_lines_are_not_watched_any_more_once_a_long_one_was_logged() -> None:
+    lines: list[tuple[str, str]] = []
+    steps = OversizedSteps([], lambda subject, line: lines.append((subject, line)))
+    request = Request(environ_of({"PATH_INFO": "/a\n"}), accepts_event_stream)
+    events = steps.maybe_events(request)
+    assert events is not None
+    assert b"".join(events.feed(JSON_LINE)) == JSON_LINE
+    ((subject, line),) = lines
+    assert subject == "long line"
+    assert line.startswith(r"'/a\n' sends an event line"), "what a client sent is quoted"
+    assert steps.maybe_events(request) is None
 
 
 # -- The option

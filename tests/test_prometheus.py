@@ -26,18 +26,17 @@ from prometheus_client.openmetrics.parser import text_string_to_metric_families 
 from prometheus_client.parser import text_string_to_metric_families as parse
 
 from ssemiddleware import MemoryGovernor, SSEMiddleware, Stats
+from ssemiddleware.ending import REASONS
 from ssemiddleware.prometheus import StreamCollector
-from ssemiddleware.stream import REASONS
 from ssemiddleware.testing import open_stream
 
 from .applications import DEADLINE, EVENT_STREAM, Response, application_of, environ_of
-from .test_servers import ThreadWorker
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
 ROOT = Path(__file__).parent.parent
-INLINE = {"Accept": "*/*"}
+UNANNOUNCED = {"Accept": "*/*"}
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 
@@ -78,7 +77,7 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
 def test_what_streams_have_carried_is_shown() -> None:
     middleware = SSEMiddleware(three_events, memory=MemoryGovernor(read=lambda: (10, 100)))
     registry = registry_of(StreamCollector(middleware))
-    for headers in ({}, {}, INLINE):
+    for headers in ({}, {}, UNANNOUNCED):
         with open_stream(middleware, headers=headers) as stream:
             assert len(list(stream)) == 3
     shown = samples_of(registry)
@@ -86,31 +85,42 @@ def test_what_streams_have_carried_is_shown() -> None:
         assert sample(shown, "events_total", direction=direction) == 9
     assert sample(shown, "blocks_total", direction="in") == 9
     assert sample(shown, "bytes_total", direction="in") == 9 * len(b"data: 1\n\n")
-    assert sample(shown, "bytes_total", direction="out") == 9 * len(b"data: 1\n\n") + 2 * len(b":\n")
-    assert sample(shown, "heartbeats_total") == 2
+    assert sample(shown, "bytes_total", direction="out") == 9 * len(b"data: 1\n\n")
+    assert sample(shown, "heartbeats_total") == 0
     assert sample(shown, "ended_streams_total", reason="application ended") == 3
     assert sample(shown, "memory_used_bytes") == 10
     assert sample(shown, "memory_limit_bytes") == 100
 
 
-def test_open_streams_are_shown_by_their_path() -> None:
+def test_open_streams_are_shown_by_whether_they_were_announced() -> None:
     middleware = SSEMiddleware(application_of(repeat(b"data: 1\n\n")), max_streams=5)
     registry = registry_of(StreamCollector(middleware))
     assert sample(samples_of(registry), "max_streams") == 5
-    with open_stream(middleware) as announced, open_stream(middleware, headers=INLINE) as inline:
+    with open_stream(middleware) as announced, open_stream(middleware, headers=UNANNOUNCED) as other:
         announced.next_event()
-        inline.next_event()
+        other.next_event()
         shown = samples_of(registry)
-        assert sample(shown, "open_streams", path="announced") == 1
-        assert sample(shown, "open_streams", path="inline") == 1
+        assert sample(shown, "open_streams", announced="yes") == 1
+        assert sample(shown, "open_streams", announced="no") == 1
         assert sample(shown, "max_streams") == 5
     shown = samples_of(registry)
-    assert sample(shown, "open_streams", path="announced") == 0
-    assert sample(shown, "open_streams", path="inline") == 0
+    assert sample(shown, "open_streams", announced="yes") == 0
+    assert sample(shown, "open_streams", announced="no") == 0
 
 
 def test_without_a_limit_any_number_of_streams_may_be_open() -> None:
     assert sample(samples_of(registry_of(StreamCollector(SSEMiddleware(three_events)))), "max_streams") == float("inf")
+
+
+def test_refused_requests_are_shown() -> None:
+    middleware = SSEMiddleware(application_of(repeat(b"data: 1\n\n")), max_streams=1)
+    registry = registry_of(StreamCollector(middleware))
+    holder = begin(middleware)
+    for _ in range(2):
+        Response(middleware, environ_of()).body()
+    shown = samples_of(registry)
+    assert (sample(shown, "refused_requests_total"), sample(shown, "kept_threads")) == (2, 0)
+    holder.close()
 
 
 def test_every_reason_is_shown_from_the_start() -> None:
@@ -247,9 +257,9 @@ def count_in_children() -> None:
         in_a_child(Response(middleware, environ_of()).body)
     assert sample(shared(), "events_total", direction="in") == 6
     child = in_a_child(lambda: begin(middleware))
-    assert sample(shared(), "open_streams", path="inline") == 1
+    assert sample(shared(), "open_streams", announced="no") == 1
     mark_process_dead(child)  # type: ignore[no-untyped-call]
-    assert sample(shared(), "open_streams", path="inline") == 0
+    assert sample(shared(), "open_streams", announced="no") == 0
     assert sample(shared(), "events_total", direction="in") == 7
     assert sample(shared(), "ended_streams_total", reason="application ended") == 2
     assert middleware.stats().events_in == 0
@@ -264,14 +274,14 @@ def count_while_streams_go_on() -> None:
     middleware = SSEMiddleware(three_events)
     StreamCollector(middleware)
     response = begin(middleware)
-    assert sample(shared(), "open_streams", path="inline") == 1
-    deadline = time.monotonic() + DEADLINE
-    while sample(shared(), "longest_silence_seconds") < 1:
-        assert time.monotonic() < deadline
-        middleware._admission.relieve(0)  # as each open stream calls twice a second
+    assert sample(shared(), "open_streams", announced="no") == 1
+    shared_once(lambda samples: sample(samples, "longest_silence_seconds") >= 1)  # the watcher has written
+    other = begin(middleware)  # and goes on, while both are silent
+    shared_once(lambda samples: sample(samples, "open_streams", announced="no") == 2)
     response.close()
-    assert sample(shared(), "open_streams", path="inline") == 0
-    assert sample(shared(), "ended_streams_total", reason="client gone") == 1
+    other.close()
+    assert sample(shared(), "open_streams", announced="no") == 0
+    assert sample(shared(), "ended_streams_total", reason="client gone") == 2
 
 
 def test_a_worker_s_numbers_are_there_once_it_has_loaded_the_application(tmp_path: Path) -> None:
@@ -279,12 +289,11 @@ def test_a_worker_s_numbers_are_there_once_it_has_loaded_the_application(tmp_pat
 
 
 def load_in_a_worker() -> None:
-    def load() -> None:
-        middleware = SSEMiddleware(three_events)
-        assert middleware.stats().most_streams == 24
-        StreamCollector(middleware)
+    from ssemiddleware import prometheus
 
-    ThreadWorker().handle_request(load)
+    vars(prometheus)["is_worker"] = lambda: True
+    middleware = SSEMiddleware(three_events, max_streams=24)
+    StreamCollector(middleware)
     assert sample(shared(), "max_streams") == 24
     assert sample(shared(), "memory_limit_bytes") > 0
 
@@ -311,11 +320,11 @@ def forget_a_stream() -> None:
     middleware = SSEMiddleware(three_events)
     StreamCollector(middleware)
     for accept in ("*/*", "text/event-stream"):
-        response = Response(middleware, environ_of({"HTTP_ACCEPT": accept}))
-        next(iter(response.iterable))
+        iterable = middleware(environ_of({"HTTP_ACCEPT": accept}), lambda *_: lambda _block: None)
+        next(iter(iterable))
         lock = inspect.getclosurevars(values.ValueClass.inc).nonlocals["lock"]
         with lock:  # as code of the application may hold it when the collection begins
-            del response
+            del iterable
             gc.collect()
         assert middleware.stats().open == 0
 
@@ -332,10 +341,7 @@ def end_a_stream_while_numbers_are_written() -> None:
         next(iter(response.iterable))
         with middleware._admission.observers[0].__self__._lock:  # type: ignore[attr-defined]
             response.close()
-    assert sample(shared(), "open_streams", path="announced") == 1
-    response = begin(middleware)
-    assert sample(shared(), "open_streams", path="announced") == 0
-    response.close()
+    shared_once(lambda samples: sample(samples, "open_streams", announced="yes") == 0)  # the watcher has looked once more
 
 
 def test_numbers_that_cannot_be_written_are_told_once(tmp_path: Path) -> None:
