@@ -1,713 +1,401 @@
-"""Heartbeats, looks and the end of a stream, with a clock that goes when it is told to."""
+"""`EventStream`: every byte of the application's leaves, in order, at once, and a comment of ours only where it may stand."""
 
 from __future__ import annotations
 
-import math
+import gc
+import random
 import threading
-import time
+import tracemalloc
+import weakref
 from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ssemiddleware.admission import Admission, Place
-from ssemiddleware.event_stream import BOM, HEARTBEAT, OpaquePosition, Position
-from ssemiddleware.hand_off import HandOff
-from ssemiddleware.inline import Begun, InlineStart, InlineStream
-from ssemiddleware.memory import Reading, Turn, Turns
-from ssemiddleware.reading import read_events
-from ssemiddleware.relay import Relay
-from ssemiddleware.stream import AnnouncedStream, Ending, Stream, StreamBroken
+from ssemiddleware import Fold, Fragment, SSEMiddleware, read_events
+from ssemiddleware.event_stream import BOM, HEARTBEAT
 
-from .applications import DEADLINE, EVENT_STREAM
-from .event_stream.streams import streams
+from .applications import ANNOUNCED, DEADLINE, EVENT_SOURCE, EVENT_STREAM, MCP, Blocks, Response, application_of, environ_of
+from .event_stream.streams import PIECES, cuttings, every_way
+from .growth import is_linear
+from .servers.fake import Exchange, Step, script
 
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
-class Clock:
-    """A clock that goes when it is told to."""
-
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
-
-
-class Client:
-    def __init__(self) -> None:
-        self.has_left, self.looks, self.reads = False, 0, True
-        self.limits: list[float | None] = []  # as they were set
-        self.can_limit_sending = True
-
-    def is_gone(self) -> bool:
-        self.looks += 1
-        return self.has_left
-
-    def limit_sending(self, seconds: float | None) -> bool:
-        self.limits.append(seconds)
-        return self.can_limit_sending
-
-    def stop_reading(self) -> None:
-        self.reads = False
-
-
-class FakeHandOff(HandOff):
-    """A hand-off without a producer: blocks wait when the test says so, and waiting is what makes the clock go."""
-
-    def __init__(self, clock: Clock) -> None:
-        super().__init__(read_ahead=1000, max_block=100)
-        self._clock = clock
-        self.coming: list[tuple[float, bytes]] = []
-        self.ends_at = 1e12
-
-    def wait(self, timeout: float) -> None:
-        assert timeout >= 0
-        until = self._clock.now + timeout
-        if self.coming and self.coming[0][0] <= until:
-            at, block = self.coming.pop(0)
-            self._clock.now = max(self._clock.now, at)
-            self._waiting.append(block)
-            return
-        self._clock.now = until
-        self.is_finished = self.is_finished or until >= self.ends_at
-
-
-def place_of(stream: Stream) -> Place:
-    place = Admission(limit=lambda environ: None).maybe_admit({}, stream)
-    assert place is not None
-    return place
-
-
-def ending_of(side: Announced | Inline, retry: int | None) -> Ending:
-    return Ending(
-        side.stream,
-        client=side.client,
-        must_end=lambda now: "drain" if side.is_draining else None,
-        next_retry=None if retry is None else lambda: retry,
-    )
-
-
-class Announced:
-    """An announced stream whose application yields *blocks* at certain seconds, and then is silent."""
-
-    def __init__(
-        self,
-        blocks: list[tuple[float, bytes]],
-        *,
-        heartbeat: float | None = 10.0,
-        retry: int | None = None,
-        position: Position | None = None,
-        send_deadline: float | None = None,
-        hides_client: bool = False,
-    ) -> None:
-        self.clock, self.client, self.stream, self.is_draining = Clock(), Client(), Stream(), False
-        self.client.can_limit_sending = not hides_client
-        self.blocks = FakeHandOff(self.clock)
-        self.blocks.coming = [(1000.0 + at, block) for at, block in blocks]
-        ending = ending_of(self, retry)
-        self.iterable = AnnouncedStream(
-            Relay(lambda environ, start_response: [], {}, self.blocks),
-            ending,
-            Position() if position is None else position,
-            place=place_of(self.stream),
-            heartbeat=heartbeat,
-            send_deadline=send_deadline,
-            clock=self.clock,
-        )
-
-    def until(self, seconds: float) -> list[tuple[float, bytes]]:
-        """Return what leaves up to *seconds* after the start, and when."""
-        left: list[tuple[float, bytes]] = []
-        self.blocks.ends_at = self.clock.now + seconds + 1000
-        while True:
-            try:
-                block = next(self.iterable)
-            except StopIteration:
-                return left
-            left.append((round(self.clock.now - 1000.0, 3), block))
-            if self.clock.now - 1000.0 >= seconds:
-                return left
-
-
-def test_the_opening_leaves_by_itself_and_at_once() -> None:
-    assert Announced([(0.0, b"data: 1\n\n")]).until(0) == [(0, HEARTBEAT)]
-
-
-def test_a_heartbeat_leaves_after_silence_and_a_block_restarts_it() -> None:
-    stream = Announced([(4.0, b"data: 1\n\n"), (13.0, b"data: 2\n\n")])
-    assert stream.until(40) == [
-        (0, HEARTBEAT), (4.0, b"data: 1\n\n"), (13.0, b"data: 2\n\n"), (23.0, HEARTBEAT), (33.0, HEARTBEAT), (43.0, HEARTBEAT),
-    ]  # fmt: skip
-
-
-@pytest.mark.parametrize(
-    "half", [b"data: 1", b"data: 1\r", b": comment", b"data: \xe2\x82", b"data: 1\n\r", b"data: 1\r\r"], ids=repr
+EVENT = b"data: 1\n\n"
+UNANNOUNCED: dict[str, str] = {}
+requests = st.sampled_from([UNANNOUNCED, ANNOUNCED, EVENT_SOURCE, MCP])
+all_requests = pytest.mark.parametrize(
+    "request_", [UNANNOUNCED, ANNOUNCED, EVENT_SOURCE, MCP], ids=["unannounced", "announced", "EventSource", "MCP"]
 )
-def test_no_heartbeat_divides_a_line_a_character_or_a_line_end(half: bytes) -> None:
-    stream = Announced([(1.0, half), (50.0, b"\n\n")])
-    assert stream.until(55) == [(0, HEARTBEAT), (1.0, half), (50.0, b"\n\n"), (60.0, HEARTBEAT)]
 
+SILENCE = 20.0  # seconds, longer than a heartbeat
+
+
+# -- what leaves is what came, but for lines of ours
+
+
+def left_of(blocks: Iterable[bytes], silent_before: Iterable[bool], request: dict[str, str], **options: object) -> Exchange:
+    """Return the exchange whose application yields *blocks*, with a silence before those for which it says so."""
+    steps: list[Step] = []
+    for block, is_silent in zip(blocks, silent_before, strict=False):
+        steps += [SILENCE, block] if is_silent else [block]
+    exchange = Exchange(script(*steps), request, **options)  # type: ignore[arg-type]
+    exchange.rest()
+    assert exchange.failed == []
+    return exchange
+
+
+def without_ours(exchange: Exchange) -> bytes:
+    """Return what the client has received but for our lines, each of which is this one object."""
+    assert all(block is HEARTBEAT for block in exchange.client.ours)
+    return b"".join(block for block in exchange.client.received if block is not HEARTBEAT)
+
+
+def expected(stream: bytes, exchange: Exchange) -> bytes:
+    """Return *stream* without the byte order mark that a line of ours had to step before."""
+    first = next(filter(None, exchange.client.received), b"")
+    return stream.removeprefix(BOM) if first is HEARTBEAT else stream
+
+
+SHORT = [
+    BOM + b"a\r\n\r\n",
+    b"a\n\nb\n",
+    b"a\r\rb\r",
+    b"\r\n\r\n:\n",
+    "ä\n\n€".encode(),
+    b"\n\n\n",
+    b"data:1\r\n",
+    BOM + BOM,
+    b"",
+]
+
+
+@pytest.mark.parametrize("is_silent", [False, True], ids=["at once", "with silences"])
+@pytest.mark.parametrize("stream", SHORT, ids=repr)
+def test_what_leaves_is_what_came_but_for_our_lines_however_a_short_stream_is_cut(stream: bytes, is_silent: bool) -> None:
+    for blocks in every_way(stream):
+        for request in (EVENT_SOURCE, ANNOUNCED, UNANNOUNCED):
+            exchange = left_of(blocks, [is_silent] * len(blocks), request)
+            assert without_ours(exchange) == expected(stream, exchange)
+            assert list(read_events(exchange.client.received)) == list(read_events([stream]))
+
+
+@given(cuttings(), st.lists(st.booleans(), min_size=13, max_size=13), requests, st.integers(16, 40))
+def test_what_leaves_is_what_came_but_for_our_lines_however_a_stream_is_cut(
+    blocks: list[bytes], silent_before: list[bool], request_: dict[str, str], max_block: int
+) -> None:
+    exchange = left_of(blocks, silent_before, request_, max_block=max_block)
+    stream = b"".join(blocks)
+    assert without_ours(exchange) == expected(stream, exchange)
+    assert list(read_events(exchange.client.received)) == list(read_events([stream]))
+    assert all(len(block) <= max_block for block in exchange.client.received)
+    assert bool(exchange.client.ours) <= (request_ is not UNANNOUNCED)
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_what_leaves_is_what_came_but_for_our_lines_in_long_streams_cut_at_random(seed: int) -> None:
+    chance = random.Random(seed)
+    stream = b"".join(chance.choice(PIECES) for _ in range(3000))
+    blocks, at = [], 0
+    while at < len(stream):
+        size = chance.choice([0, 1, 2, 5, 20, 100])
+        blocks.append(stream[at : at + size])
+        at += size
+    silent_before = [chance.random() < 0.3 for _ in blocks]
+    exchange = left_of(blocks, silent_before, chance.choice([EVENT_SOURCE, ANNOUNCED]), max_block=chance.choice([16, 131072]))
+    assert len(exchange.client.ours) >= 5
+    assert without_ours(exchange) == expected(stream, exchange)
+    assert list(read_events(exchange.client.received)) == list(read_events([stream]))
+
+
+@given(cuttings(), st.lists(st.booleans(), min_size=13, max_size=13))
+def test_nothing_is_held_back_but_half_a_byte_order_mark_behind_a_line_of_ours(
+    blocks: list[bytes], silent_before: list[bool]
+) -> None:
+    given_, missing = [0], list[bytes]()
+
+    def given_so_far(exchange: Exchange) -> None:
+        stream = b"".join(blocks[: given_[0]])
+        missing.append(expected(stream, exchange).removeprefix(without_ours(exchange)))
+        given_[0] += 1
+
+    steps: list[Step] = []
+    for block, is_silent in zip(blocks, silent_before, strict=False):
+        steps += [given_so_far, *([SILENCE] if is_silent else []), block]
+    Exchange(script(*steps, given_so_far), EVENT_SOURCE).rest()
+    assert all(BOM.startswith(held) and held != BOM for held in missing)
+
+
+@pytest.mark.parametrize("oversized", [Fold(over=60, width=60), Fragment(over=100, size=60)], ids=["fold", "fragment"])
+@given(blocks=cuttings(), silent_before=st.lists(st.booleans(), min_size=13, max_size=13), request_=requests)
+@example(blocks=[b"\xef", b"\xbb", b"\xbfdata: [1,2]\n\n"], silent_before=[True] * 13, request_=EVENT_SOURCE)
+def test_heartbeats_change_no_event_that_is_reshaped(
+    oversized: Fold | Fragment, blocks: list[bytes], silent_before: list[bool], request_: dict[str, str]
+) -> None:
+    exchange = left_of(blocks, silent_before, {**request_, "QUERY_STRING": "sse-fragments=1"}, oversized=oversized)
+    assert list(read_events(exchange.client.received, join_fragments=True)) == list(read_events(blocks))
 
-def test_a_heartbeat_between_two_lines_of_an_event_is_right() -> None:
-    stream = Announced([(1.0, b"data: 1\n"), (15.0, b"data: 2\n\n")])
-    left = stream.until(15)
-    assert left == [(0, HEARTBEAT), (1.0, b"data: 1\n"), (11.0, HEARTBEAT), (15.0, b"data: 2\n\n")]
-    assert [event.data for event in read_events(block for _, block in left)] == ["1\n2"]
 
+# -- block for block
 
-def test_without_heartbeats_nothing_of_ours_leaves() -> None:
-    stream = Announced([(1.0, BOM + b"data: 1\n\n"), (100.0, b"data: 2\n\n")], heartbeat=None)
-    assert stream.until(100) == [(1.0, BOM + b"data: 1\n\n"), (100.0, b"data: 2\n\n")]
 
+@all_requests
+def test_a_block_leaves_when_it_comes_as_the_very_same_object(request_: dict[str, str]) -> None:
+    blocks = [b"data: %d\n\n" % number for number in range(5)]
+    left = list(Response(SSEMiddleware(application_of(iter(blocks))), environ_of(request_)).blocks())
+    assert all(block is given_ for block, given_ in zip(left, blocks, strict=True))
 
-def test_an_opaque_body_gets_no_comment() -> None:
-    stream = Announced([(1.0, b"\n"), (100.0, b"\n")], position=OpaquePosition())
-    assert stream.until(100) == [(1.0, b"\n"), (100.0, b"\n")]
 
-
-def test_a_bom_behind_the_opening_is_dropped_however_it_is_cut() -> None:
-    stream = Announced([(1.0, BOM[:1]), (2.0, BOM[1:2]), (3.0, BOM[2:]), (4.0, b"data: 1\n\n")])
-    assert stream.until(4) == [(0, HEARTBEAT), (4.0, b"data: 1\n\n")]
-
-
-def test_what_begins_like_a_bom_and_is_none_leaves() -> None:
-    stream = Announced([(1.0, BOM[:2]), (2.0, b"x")])
-    assert stream.until(2) == [(0, HEARTBEAT), (2.0, BOM[:2] + b"x")]
-    stream = Announced([(1.0, BOM[:2])])
-    stream.until(0)
-    stream.blocks.is_finished = True
-    stream.blocks._waiting.append(BOM[:2])
-    assert list(stream.iterable) == [BOM[:2]]
-
-
-@given(st.lists(st.tuples(st.floats(0, 30), streams.filter(bool)), max_size=10), st.floats(1, 20))
-def test_heartbeats_change_no_event(blocks: list[tuple[float, bytes]], heartbeat: float) -> None:
-    at, timed = 0.0, []
-    for pause, block in blocks:
-        at += pause
-        timed.append((at, block))
-    stream = Announced(timed, heartbeat=heartbeat)
-    left = b"".join(block for _, block in stream.until(at + 50))
-    assert list(read_events([left])) == list(read_events(block for _, block in timed))
-
-
-def test_a_client_that_left_is_noticed_in_silence_within_half_a_second() -> None:
-    stream = Announced([(1.0, b"data: half")])
-    assert stream.until(1) == [(0, HEARTBEAT), (1.0, b"data: half")]
-    stream.client.has_left = True
-    with pytest.raises(StopIteration):
-        next(stream.iterable)
-    assert stream.clock.now - 1001.0 <= 0.5
-    assert stream.stream.reason == "client gone"
-    assert stream.blocks.is_closed
-
-
-def test_the_client_is_looked_at_no_more_than_twice_a_second() -> None:
-    stream = Announced([(number / 100, b"data: 1\n\n") for number in range(1000)])
-    stream.until(9.99)
-    assert 19 <= stream.client.looks <= 21
-
-
-def drained(blocks: list[tuple[float, bytes]], *, after: int, retry: int | None = None) -> tuple[list[bytes], float, Announced]:
-    """Return what still leaves once the process is going, *after* so many blocks, and how long that takes."""
-    stream = Announced(blocks, retry=retry)
-    for _ in range(after):
-        next(stream.iterable)
-    stream.is_draining = True
-    started = stream.clock.now
-    return [block for _, block in stream.until(1e6)], stream.clock.now - started, stream
-
-
-def test_a_drain_ends_a_silent_stream_at_once_and_cleanly() -> None:
-    left, took, stream = drained([(1.0, b"data: 1\n\n")], after=2)
-    assert left == []
-    assert took <= 0.5
-    assert stream.stream.reason == "drain"
-    assert stream.blocks.is_closed
-
-
-def test_a_drain_tells_an_event_source_when_to_come_back() -> None:
-    left, _, _ = drained([(1.0, b"data: 1\n\n")], after=2, retry=1000)
-    assert left == [b"retry: 1000\n\n"]
-
-
-def test_a_drain_lets_an_unfinished_event_end() -> None:
-    left, took, _ = drained([(1.0, b"data: 1\n"), (1.6, b"data: 2\n\n"), (1.7, b"data: 3\n\n")], after=2, retry=10)
-    assert left[:1] == [b"data: 2\n\n"]
-    assert left[1].startswith(b"retry: ")
-    assert len(left) == 2
-    assert took < 1
-
-
-def test_a_drain_lets_what_waits_leave_but_not_for_long() -> None:
-    left, took, _ = drained([(1.0 + number / 50, b"data: %d\n\n" % number) for number in range(1000)], after=2)
-    assert [event.data for event in read_events(left)] == [str(number) for number in range(1, 1 + len(left))]
-    assert took < 1
-
-
-def test_a_drain_cuts_a_joined_block_at_the_event_that_was_unfinished() -> None:
-    blocks = (
-        [(1.0, b"data: 1\n")] + [(1.6 + number / 50, b"id: 2\n") for number in range(7)] + [(1.75, b"\ndata: 3\n\ndata: 4\n\n")]
-    )
-    left, took, stream = drained(blocks, after=2)
-    assert left[-1] == b"\n"
-    assert took < 1
-    assert stream.stream.reason == "drain"
-
-
-def test_an_event_that_does_not_end_is_broken_off_uncleanly() -> None:
-    for blocks in ([(1.0, b"data: 1\n")], [(1.0 + number / 50, b"data: 1\n") for number in range(1000)]):
-        with pytest.raises(StreamBroken):
-            drained(blocks, after=2)
-
-
-def test_a_body_that_is_encoded_is_broken_off_since_its_events_cannot_be_seen() -> None:
-    stream = Announced([(1.0, b"data: 1\n\n")], position=OpaquePosition())
-    next(stream.iterable)
-    stream.is_draining = True
-    with pytest.raises(StreamBroken):
-        stream.until(1e6)
-    assert stream.clock.now - 1001.0 < 1
-    assert stream.blocks.is_closed
-    assert not stream.client.reads  # the server need not wait for its leave
-
-
-def test_an_application_that_ends_while_the_process_is_going_ended_by_itself() -> None:
-    stream = Announced([])
-    next(stream.iterable)
-    stream.is_draining = stream.blocks.is_finished = True
-    stream.blocks._waiting.append(b"data: 1")
-    assert list(stream.iterable) == [b"data: 1"]
-    assert stream.stream.reason == "application ended"
-
-
-# -- the send deadline
-
-
-def test_the_connection_is_limited_while_the_stream_lasts_and_left_as_it_was() -> None:
-    stream = Announced([(0.0, b"data: 1\n\n")], send_deadline=7.0)
-    assert stream.client.limits == [7.0]
-    assert stream.blocks.send_deadline == math.inf  # the kernel sees to it
-    stream.until(0)
-    stream.iterable.close()
-    assert stream.client.limits == [7.0, None]
-
-
-@pytest.mark.parametrize(("took", "reason"), [(6.9, "client gone"), (7.0, "send deadline")])
-def test_a_close_tells_by_the_time_since_the_last_block_why_it_came(took: float, reason: str) -> None:
-    stream = Announced([(0.0, b"data: 1\n\n")], send_deadline=7.0)
-    assert stream.until(0) == [(0, HEARTBEAT)]
-    assert next(stream.iterable) == b"data: 1\n\n"
-    stream.clock.now += took
-    stream.iterable.close()
-    assert stream.stream.reason == reason
-
-
-def test_without_a_deadline_a_client_may_take_any_time() -> None:
-    stream = Announced([(0.0, b"data: 1\n\n")])
-    stream.until(0)
-    next(stream.iterable)
-    stream.clock.now += 1e6
-    stream.iterable.close()
-    assert stream.client.limits == []
-    assert stream.stream.reason == "client gone"
-
-
-@pytest.mark.parametrize(("block", "is_clean"), [(b"data: 1\n\n", True), (b"data: 1\n", False)])
-def test_where_the_connection_cannot_be_limited_the_applications_side_ends(block: bytes, is_clean: bool) -> None:
-    stream = Announced([(0.0, block)], send_deadline=7.0, hides_client=True)
-    assert stream.blocks.send_deadline == 7.0
-    stream.until(0)
-    assert next(stream.iterable) == block
-    stream.blocks.has_missed_deadline = True  # as the producer finds
-    stream.blocks.close()
-    with pytest.raises(StopIteration if is_clean else StreamBroken):
-        next(stream.iterable)
-    assert stream.stream.reason == "send deadline"
-
-
-def test_a_hand_off_whose_consumer_takes_nothing_closes_at_the_deadline() -> None:
-    blocks = HandOff(read_ahead=10, max_block=100)
-    blocks.send_deadline = 0.05
-    producer = threading.Thread(target=blocks.hand_over_all, args=([b"data: of more than ten bytes\n\n"],))
-    producer.start()
-    producer.join(DEADLINE)
-    assert not producer.is_alive()
-    assert (blocks.has_missed_deadline, blocks.is_closed, blocks.is_empty) == (True, True, True)
-
-
-# -- inline
-
-
-class Inline:
-    """An inline stream whose application yields *blocks* at certain seconds."""
-
-    def __init__(
-        self,
-        blocks: list[tuple[float, bytes]],
-        *,
-        heartbeat: float | None = 10.0,
-        retry: int | None = None,
-        position: Position | None = None,
-        turns: Turns | None = None,
-    ) -> None:
-        self.clock, self.client, self.stream, self.is_draining = Clock(), Client(), Stream(), False
-        self.blocks = blocks
-        self.pauses = [0.0]
-        amended = position or Position()
-        start = InlineStart(
-            lambda *args: lambda block: None,
-            lambda status, headers, place: Begun(place or place_of(self.stream), headers, amended, None),
-            100,
-        )
-        start("200 OK", [EVENT_STREAM])
-        ending = ending_of(self, retry)
-        self.iterable = InlineStream(
-            self._produce(), start, self.stream, lambda: ending, list, max_block=100, heartbeat=heartbeat,
-            next_pause=lambda: self.pauses[-1], has_body=True, turns=turns, clock=self.clock, sleep=self._sleep,
-        )  # fmt: skip
-        self.iterator = iter(self.iterable)
-
-    def _produce(self) -> Iterator[bytes]:
-        for at, block in self.blocks:
-            self.clock.now = max(self.clock.now, 1000.0 + at)
-            yield block
-
-    def _sleep(self, seconds: float) -> None:
-        self.clock.now += seconds
-
-    def rest(self) -> list[tuple[float, bytes]]:
-        return [(round(self.clock.now - 1000.0, 3), block) for block in self.iterator]
-
-
-def test_inline_an_empty_block_becomes_a_heartbeat_when_one_is_due() -> None:
-    blocks = [
-        (0.0, b"data: 1\n\n"),
-        *[(number, b"") for number in (5.0, 11.0, 12.0, 22.0)],
-        (23.0, b"data: 2\n\n"),
-        (30.0, b""),
-    ]
-    assert Inline(blocks).rest() == [
-        (0, b"data: 1\n\n"), (5, b""), (11, HEARTBEAT), (12, b""), (22, HEARTBEAT), (23, b"data: 2\n\n"), (30, b""),
-    ]  # fmt: skip
-
-
-def test_inline_a_heartbeat_may_come_first_and_takes_the_place_of_a_bom() -> None:
-    blocks = [(0.0, b""), (11.0, b""), (12.0, BOM + b"data: 1\n\n"), (12.0, BOM + b"data: 2\n\n")]
-    assert [block for _, block in Inline(blocks).rest()] == [b"", HEARTBEAT, b"data: 1\n\n", BOM + b"data: 2\n\n"]
-
-
-@pytest.mark.parametrize(
-    "options", [{"heartbeat": None}, {"position": OpaquePosition()}], ids=["without heartbeats", "encoded"]
-)
-def test_inline_an_empty_block_stays_one_where_no_heartbeat_may_be(options: dict[str, None]) -> None:
-    assert [block for _, block in Inline([(0.0, b"data: 1\n\n"), (50.0, b"")], **options).rest()] == [b"data: 1\n\n", b""]
-
-
-def test_inline_no_heartbeat_divides_a_line() -> None:
-    assert [block for _, block in Inline([(0.0, b"data: 1"), (50.0, b"")]).rest()] == [b"data: 1", b""]
-
-
-def test_inline_a_client_that_left_is_noticed_when_the_application_yields() -> None:
-    for spacing in (0.0001, 0.3):
-        stream = Inline([(number * spacing, b"data: 1\n\n") for number in range(100_000)])
-        next(stream.iterator)
-        stream.client.has_left = True
-        assert len(stream.rest()) * spacing <= 1.0
-        assert stream.stream.reason == "client gone"
-
-
-def test_inline_each_block_that_does_not_follow_at_once_is_looked_at() -> None:
-    burst = [(0.0, b"data: 1\n\n")] * 1000
-    stream = Inline([*burst, *[(10.0 * number, b"data: 2\n\n") for number in range(1, 9)]])
-    for _ in burst:
-        next(stream.iterator)
-    stream.client.has_left = True
-    assert len(stream.rest()) <= 3
-
-
-def test_inline_a_drain_ends_the_stream_behind_an_event() -> None:
-    stream = Inline([(0.0, b"data: 1\n\n"), (1.0, b"data: 2\n"), (1.1, b"\n"), (1.2, b"data: 3\n\n")], retry=1000)
-    assert next(stream.iterator) == b"data: 1\n\n"
-    stream.is_draining = True
-    *blocks, (at, last) = stream.rest()
-    assert [block for _, block in blocks] == [b"data: 2\n", b"\n"]
-    assert last.startswith(b"retry: ")
-    assert at == 1.1
-    assert stream.stream.reason == "drain"
-
-
-@pytest.mark.parametrize("blocks", [[b"data: 1\n\n"], [b"data: 1\n", b"\n"]], ids=repr)
-def test_inline_a_drain_ends_a_stream_cleanly_that_is_silent_but_for_empty_blocks(blocks: list[bytes]) -> None:
-    stream = Inline([*((0.0, block) for block in blocks), *((number, b"") for number in range(1, 9))])
-    for _ in blocks:
-        next(stream.iterator)
-    stream.is_draining = True
-    assert [block for _, block in stream.rest() if block] == []
-    assert stream.stream.reason == "drain"
-
-
-def test_inline_a_drain_breaks_an_event_off_that_does_not_end() -> None:
-    stream = Inline([(number / 10, b"data: 1\n") for number in range(100)])
-    next(stream.iterator)
-    stream.is_draining = True
-    with pytest.raises(StreamBroken):
-        stream.rest()
-    assert stream.clock.now - 1000.0 < 1.1
-
-
-def test_inline_the_application_is_pulled_later_while_memory_is_short() -> None:
-    stream = Inline([(0.0, b"data: 1\n\n")] * 4)
-    next(stream.iterator)
-    stream.pauses.append(0.5)
-    assert [at for at, _ in stream.rest()] == [0.5, 1.0, 1.5]
-
-
-def test_inline_a_large_block_is_made_when_it_is_its_turn() -> None:
-    class InThreeSeconds(OneTurn):
-        def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
-            return super().maybe_begin(last) if last == 0 or waited >= 3 else None
-
-    turns = InThreeSeconds()
-    blocks = [(0.0, b"data: 1\n\n"), (0.0, b"data: " + b"x" * 100 + b"\n\n"), (0.0, b"data: 2\n\n")]
-    received = Inline(blocks, turns=turns).rest()
-    assert received[0][0] == received[1][0] == 0
-    assert received[-1][0] == pytest.approx(3, abs=0.1)
-    assert turns.ended == [9, 9]
-
-
-LARGE_AND_MORE = [(0.0, b"data: " + b"x" * 100 + b"\n\n"), (0.0, b"data: 2\n\n"), (0.0, b"data: 3\n\n")]
-
-
-def test_inline_a_client_that_leaves_while_its_stream_waits_for_memory_ends_it_without_another_block() -> None:
-    stream = Inline(LARGE_AND_MORE, turns=NoneBehindTheFirst())
-    next(stream.iterator)
-    stream.client.has_left = True
-    left = stream.rest()
-    assert b"data: 2\n\n" not in [block for _, block in left]
-    assert stream.clock.now - 1000.0 < 0.7
-    assert stream.stream.reason == "client gone"
-
-
-def test_inline_a_drain_ends_a_stream_that_waits_for_memory() -> None:
-    stream = Inline(LARGE_AND_MORE, turns=NoneBehindTheFirst())
-    next(stream.iterator)
-    stream.is_draining = True
-    left = [block for _, block in stream.rest() if block]
-    assert left[-1] == b"data: 2\n\n"  # it was asked for this one; there it may end
-    assert stream.clock.now - 1000.0 < 1.0
-    assert stream.stream.reason == "drain"
-
-
-def test_inline_an_empty_block_and_a_small_one_need_no_turn() -> None:
-    turns = OneTurn()
-    assert len(Inline([(0.0, b""), (0.0, b""), (0.0, b"data: 1\n\n"), (0.0, b"")], turns=turns).rest()) == 4
-    assert turns.ended == [0]
-
-
-# -- the hand-off, with its thread
-
-
-def started(blocks: Callable[[], Iterator[bytes]], **options: int) -> Relay:
-    def application(environ: object, start_response: Callable[..., object]) -> Iterator[bytes]:
-        start_response("200 OK", [EVENT_STREAM])
-        return blocks()
-
-    relay = Relay(application, {}, HandOff(read_ahead=options.get("read_ahead", 1000), max_block=100))
-    relay.start()
-    return relay
-
-
-def everything(relay: Relay) -> bytes:
-    received = []
-    while True:
-        is_finished = relay.blocks.is_finished
-        block = relay.blocks.take()
-        if block:
-            received.append(block)
-        elif is_finished:
-            return b"".join(received)
-        else:
-            relay.blocks.wait(DEADLINE)
-
-
-@pytest.mark.parametrize("size", [1, 7, 99, 100, 101, 5000])
-@pytest.mark.parametrize("read_ahead", [1, 1000, 10**6])
-def test_nothing_is_lost_in_the_hand_off(size: int, read_ahead: int) -> None:
-    sent = [bytes([number % 256]) * size for number in range(200_000 // (size + 50))]
-    relay = started(lambda: iter(sent), read_ahead=read_ahead)
-    assert everything(relay) == b"".join(sent)
-    assert relay.join(DEADLINE)
-
-
-def test_close_wakes_an_application_that_waits_for_room() -> None:
-    closed = threading.Event()
+@all_requests
+def test_the_application_is_asked_for_one_block_at_a_time(request_: dict[str, str]) -> None:
+    made = [0]
 
     def produce() -> Iterator[bytes]:
-        try:
-            while True:
-                yield b"x" * 100
-        finally:
-            closed.set()
+        for number in range(1, 100):
+            made[0] = number
+            yield EVENT
 
-    relay = started(produce)
-    while not relay.blocks.is_producer_waiting:
-        relay.join(0.001)
-    relay.close()
-    assert closed.is_set()
+    for taken, _ in enumerate(Response(SSEMiddleware(application_of(produce())), environ_of(request_)).blocks(), 1):
+        assert made[0] == taken
 
 
-def test_close_waits_for_the_application_that_it_wakes() -> None:
-    closed = threading.Event()
+@all_requests
+def test_an_empty_block_stays_a_block(request_: dict[str, str]) -> None:
+    blocks = [EVENT, b"", b"", EVENT, b""]
+    assert list(Response(SSEMiddleware(application_of(blocks)), environ_of(request_)).blocks()) == blocks
 
-    class Endless:
-        def __iter__(self) -> Iterator[bytes]:
-            return self
+
+@all_requests
+def test_a_large_block_is_cut_at_the_ends_of_its_events(request_: dict[str, str]) -> None:
+    block = b"".join(b"data: %03d\n\n" % number for number in range(100))
+    left = list(Response(SSEMiddleware(application_of([block]), max_block=100), environ_of(request_)).blocks())
+    assert b"".join(left) == block
+    assert all(piece.endswith(b"\n\n") and len(piece) <= 100 for piece in left)
+
+
+@all_requests
+def test_a_large_block_is_gone_before_the_next_one_is_made(request_: dict[str, str]) -> None:
+    traced: list[int] = []
+
+    def produce() -> Iterator[bytes]:
+        for _ in range(3):
+            traced.append(tracemalloc.get_traced_memory()[0])
+            yield b"data: " + b"x" * 4_000_000 + b"\n\n"
+
+    tracemalloc.start()
+    try:
+        for piece in Response(SSEMiddleware(application_of(produce())), environ_of(request_)).blocks():
+            del piece
+    finally:
+        tracemalloc.stop()
+    assert max(traced) < 2_000_000
+
+
+# -- the end of the application's iterator
+
+
+class Ends:
+    """An iterator that ends, and would wait for ever if it was asked again, as one over a queue does."""
+
+    def __init__(self, blocks: list[bytes]) -> None:
+        self.left, self.has_ended = iter(blocks), False
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        assert not self.has_ended, "asked again after its end"
+        for block in self.left:
+            return block
+        self.has_ended = True
+        raise StopIteration
+
+
+@pytest.mark.parametrize("blocks", [[], [EVENT], [b"data: half"], [EVENT] * 5], ids=["empty", "one", "half", "five"])
+@all_requests
+def test_an_iterator_that_has_ended_is_never_asked_again(blocks: list[bytes], request_: dict[str, str]) -> None:
+    iterator = iter(Response(SSEMiddleware(application_of(Ends(blocks))), environ_of(request_)).iterable)
+    assert list(iterator) == blocks
+    for _ in range(3):
+        assert next(iterator, None) is None
+
+
+@pytest.mark.parametrize("kind", ["text/event-stream", "text/html"])
+@pytest.mark.parametrize("blocks", [[], [EVENT]], ids=["empty", "one"])
+@all_requests
+def test_an_iterator_that_starts_its_response_lazily_is_never_asked_again(
+    blocks: list[bytes], kind: str, request_: dict[str, str]
+) -> None:
+    class Lazy(Ends):
+        def __init__(self, start_response: StartResponse) -> None:
+            super().__init__(blocks)
+            self._start_response: StartResponse | None = start_response
 
         def __next__(self) -> bytes:
-            return b"x" * 100
+            if self._start_response is not None:
+                self._start_response("200 OK", [("Content-Type", kind)])
+                self._start_response = None
+            return super().__next__()
 
-        def __del__(self) -> None:
-            time.sleep(0.1)  # the thread is awake and has not come to the end
-
-    class Application:
-        def __iter__(self) -> Iterator[bytes]:
-            return Endless()
-
-        def close(self) -> None:
-            closed.set()
-
-    class Awake(HandOff):
-        def close(self) -> None:
-            super().close()
-            while self.is_producer_waiting:
-                time.sleep(0)
-
-    def application(environ: object, start_response: Callable[..., object]) -> Iterable[bytes]:
-        start_response("200 OK", [EVENT_STREAM])
-        return Application()
-
-    relay = Relay(application, {}, Awake(read_ahead=1000, max_block=100))
-    relay.start()
-    while not relay.blocks.is_producer_waiting:
-        relay.join(0.001)
-    relay.close()
-    assert closed.is_set()
+    response = Response(SSEMiddleware(lambda environ, start_response: Lazy(start_response)), environ_of(request_))
+    iterator = iter(response.iterable)
+    assert list(iterator) == blocks
+    assert list(iterator) == []
+    response.close()
+    assert response.status == "200 OK"
 
 
-def test_close_wakes_an_application_that_waits_for_memory() -> None:
-    closed, paused = threading.Event(), threading.Event()
-
-    def produce() -> Iterator[bytes]:
-        try:
-            yield b"x"
-        finally:
-            closed.set()
-
-    def next_pause() -> float:
-        paused.set()
-        return 1e6
-
-    def application(environ: object, start_response: Callable[..., object]) -> Iterator[bytes]:
-        start_response("200 OK", [EVENT_STREAM])
-        return produce()
-
-    relay = Relay(application, {}, HandOff(read_ahead=1, max_block=16, next_pause=next_pause))
-    relay.start()
-    assert paused.wait(DEADLINE)
-    relay.close()
-    assert relay.join(DEADLINE)
-    relay.raise_error()
+@all_requests
+def test_an_iterator_that_has_raised_is_never_asked_again(request_: dict[str, str]) -> None:
+    blocks = Blocks([EVENT, LookupError("gone"), EVENT])
+    iterator = iter(Response(SSEMiddleware(application_of(blocks)), environ_of(request_)).iterable)
+    assert next(iterator) == EVENT
+    with pytest.raises(LookupError):
+        next(iterator)
+    assert list(iterator) == []
 
 
-def test_a_block_that_has_left_is_not_kept_while_the_next_one_waits() -> None:
-    class Watched(bytes):
-        def __del__(self) -> None:
-            gone.set()
-
-    gone = threading.Event()
-    relay = started(lambda: (Watched(b"x" * 100) for _ in range(1)), read_ahead=1)
-    while not relay.blocks.is_producer_waiting:
-        relay.join(0.001)
-    assert gone.wait(DEADLINE)
-    assert not relay.blocks.is_empty  # what waits is a copy, as exactly bytes
-    relay.close()
+# -- close
 
 
-class OneTurn(Turns):
-    """Turns of which there is but one at a time, for a first block and behind one of 100 bytes."""
-
-    def __init__(self) -> None:
-        super().__init__(lambda: Reading(0, 1), low=0.7, critical=0.9)
-        self.free, self.asked, self.ended = True, threading.Event(), list[int]()
-
-    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
-        self.asked.set()
-        return Turn(1, 1e9, is_first=not last) if self.free else None
-
-    def end(self, turn: Turn, size: int) -> None:
-        self.ended.append(size)
+@all_requests
+def test_closing_before_the_first_block_closes_the_application_and_frees_the_place(request_: dict[str, str]) -> None:
+    blocks = Blocks([EVENT] * 3)
+    middleware = SSEMiddleware(application_of(blocks), max_streams=1)
+    for close in (lambda iterable: iterable.close(), lambda iterable: iter(iterable).close()):
+        response = Response(middleware, environ_of(request_))
+        assert middleware.stats().open == 1
+        close(response.iterable)  # type: ignore[no-untyped-call]
+        assert middleware.stats().open == 0
+    assert len(blocks.closed_on) == 2
 
 
-class NoneBehindTheFirst(OneTurn):
-    """Turns of which none is to be had behind a first block."""
-
-    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
-        return None if last else super().maybe_begin(last)
-
-
-def relay_with(turns: Turns, blocks: list[bytes]) -> Relay:
-    def application(environ: object, start_response: Callable[..., object]) -> Iterator[bytes]:
-        start_response("200 OK", [EVENT_STREAM])
-        return iter(blocks)
-
-    relay = Relay(application, {}, HandOff(read_ahead=100, max_block=1000, turns=turns))
-    relay.start()
-    return relay
+@all_requests
+def test_closing_twice_is_closing_once(request_: dict[str, str]) -> None:
+    blocks = Blocks([EVENT] * 3)
+    response = Response(SSEMiddleware(application_of(blocks)), environ_of(request_))
+    next(iter(response.iterable))
+    response.close()
+    response.close()
+    assert len(blocks.closed_on) == 1
+    assert list(iter(response.iterable)) == []
 
 
-def test_a_turn_is_taken_for_the_first_block_and_behind_large_ones() -> None:
-    turns = OneTurn()
-    sent = [b"a" * 10, b"b" * 100, b"c" * 200, b"d" * 10, b"e" * 10]
-    relay = relay_with(turns, sent)
-    received = b""
-    while not (relay.blocks.is_finished and relay.blocks.is_empty):
-        if relay.blocks.is_producer_waiting or relay.blocks.is_finished:  # no client is faster than the application is here
-            received += relay.blocks.take()
-        relay.join(0.001)
-    assert received == b"".join(sent)
-    assert turns.ended == [10, 200, 10]  # and the end of what follows the first, the second and the third block
+@all_requests
+def test_a_stream_may_be_closed_by_its_own_application(request_: dict[str, str]) -> None:
+    class Closes(Blocks):
+        def __next__(self) -> bytes:
+            if self.threads:
+                response.close()
+            return super().__next__()
+
+    blocks = Closes([EVENT] * 5)
+    response = Response(SSEMiddleware(application_of(blocks)), environ_of(request_))
+    assert list(response.blocks()) == [EVENT]
+    assert len(blocks.closed_on) == 1
 
 
-def test_the_end_of_a_stream_ends_its_turn() -> None:
-    turns = OneTurn()
-    assert everything(relay_with(turns, [])) == b""
-    assert turns.ended == [0]
+def test_a_close_from_another_thread_ends_a_stream_whose_application_sleeps() -> None:
+    sleeps, wakes = threading.Event(), threading.Event()
 
+    class Sleeps(Blocks):
+        def __next__(self) -> bytes:
+            if self.threads:
+                sleeps.set()
+                assert wakes.wait(DEADLINE)
+            return super().__next__()
 
-def test_close_wakes_an_application_that_waits_for_its_turn() -> None:
-    turns = OneTurn()
-    turns.free = False
-    relay = relay_with(turns, [b"data: 1\n\n"])
-    assert turns.asked.wait(DEADLINE)
-    relay.close()
-    assert relay.join(DEADLINE)
-    assert relay.blocks.is_empty
-
-
-def test_close_wakes_a_server_that_waits_for_a_block() -> None:
-    wakes = threading.Event()
-
-    def produce() -> Iterator[bytes]:
-        wakes.wait(DEADLINE)
-        yield b""
-
-    relay = started(produce)
-    waiting = threading.Thread(target=relay.blocks.wait, args=(DEADLINE,))
-    waiting.start()
-    relay.stop()
-    waiting.join(DEADLINE / 2)
-    assert not waiting.is_alive()
+    blocks, left = Sleeps([EVENT] * 5), list[bytes]()
+    environ = environ_of(EVENT_SOURCE)
+    response = Response(SSEMiddleware(application_of(blocks)), environ)
+    server = threading.Thread(target=lambda: left.extend(iter(response.iterable)))
+    server.start()
+    assert sleeps.wait(DEADLINE)
+    response.close()
+    assert environ["ssemiddleware.stream"].reason == "client gone"
     wakes.set()
-    assert relay.join(DEADLINE)
+    server.join(DEADLINE)
+    assert left == [EVENT]
+    assert len(blocks.closed_on) == 1
+
+
+@all_requests
+def test_a_server_that_forgets_to_close_leaves_no_place_behind(request_: dict[str, str]) -> None:
+    blocks = Blocks(EVENT for _ in range(10**9))
+    middleware = SSEMiddleware(application_of(blocks))
+    iterable = middleware(environ_of(request_), lambda *_: lambda block: None)
+    next(iter(iterable))
+    del iterable
+    gc.collect()
+    assert middleware.stats().open == 0
+
+
+def test_nothing_of_an_application_is_kept_by_what_has_closed() -> None:
+    class Held:
+        pass
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        held = Held()
+        references.append(weakref.ref(held))
+        environ["ssemiddleware.stream"].on_close(lambda: held)
+        start_response("200 OK", [EVENT_STREAM])
+        yield EVENT
+        yield EVENT
+
+    references: list[weakref.ref[Held]] = []
+    middleware = SSEMiddleware(application)
+    gc.disable()
+    try:
+        for leaves_early in (False, True):
+            response = Response(middleware, environ_of(EVENT_SOURCE))
+            next(iter(response.iterable))
+            if not leaves_early:
+                list(iter(response.iterable))
+            response.close()
+            del response
+        assert [reference() for reference in references] == [None, None]
+    finally:
+        gc.enable()
+
+
+# -- growth
+
+
+def test_the_work_for_a_stream_grows_with_its_length() -> None:
+    for request in (EVENT_SOURCE, UNANNOUNCED):
+
+        def stream_of(count: int, request: dict[str, str] = request) -> Callable[[], object]:
+            blocks = [b"data: %d\n\n" % number for number in range(count)]
+            middleware = SSEMiddleware(application_of(blocks))
+            return lambda: sum(map(len, Response(middleware, environ_of(request)).blocks()))
+
+        assert is_linear(stream_of, 5000)
+
+
+@pytest.mark.parametrize("end", [b"\n", b"\r", b"\r\n", b"x", b"\n\n"], ids=repr)
+def test_the_work_for_a_block_grows_with_its_size(end: bytes) -> None:
+    def block_of(count: int) -> Callable[[], object]:
+        middleware = SSEMiddleware(application_of([(b"data: x" + end) * count]), max_block=4096)
+        return lambda: sum(map(len, Response(middleware, environ_of(EVENT_SOURCE)).blocks()))
+
+    assert is_linear(block_of, 50_000)
+
+
+def test_the_work_for_a_line_in_many_blocks_grows_with_their_number() -> None:
+    def line_of(count: int) -> Callable[[], object]:
+        middleware = SSEMiddleware(application_of([b"x" * 100] * count))
+        return lambda: sum(map(len, Response(middleware, environ_of(EVENT_SOURCE)).blocks()))
+
+    assert is_linear(line_of, 3000)
+
+
+def test_an_event_costs_no_thread() -> None:
+    before = set(threading.enumerate())
+    for _ in range(20):
+        Response(SSEMiddleware(application_of([EVENT] * 5)), environ_of(EVENT_SOURCE)).body()
+    after = {thread.name for thread in set(threading.enumerate()) - before}
+    assert after <= {"ssemiddleware-watcher", "ssemiddleware-callbacks"}
