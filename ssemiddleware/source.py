@@ -13,8 +13,6 @@ import threading
 from collections.abc import Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
-from .handle import run_all
-
 if TYPE_CHECKING:
     from .handle import Callback, Stream
 
@@ -115,4 +113,11 @@ def each(
     finally:
         pull.end()
         if stop is not None:
-            run_all([stop])
+            _call(stop)
+
+
+def _call(stop: Callback) -> None:
+    try:
+        stop()
+    except Exception:
+        _log.exception("the stop= of Stream.each raised")

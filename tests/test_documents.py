@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import configparser
 import doctest
 import importlib
@@ -11,6 +12,7 @@ import signal
 import subprocess
 import sys
 import types
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +50,7 @@ def test_the_readme_s_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
     assert not namespace["announced"]({"PATH_INFO": "/"})
     with pytest.raises(SystemExit):
         handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert namespace["application"]._drain, "the streams end"
+    assert namespace["application"]._drained, "the streams end"
 
 
 urlpatterns: list[object] = []
@@ -62,7 +64,7 @@ def test_the_readme_s_gunicorn_command_finds_its_application(monkeypatch: pytest
     (expression,) = re.findall(r'gunicorn .*"ssemiddleware:(wrap\(.*\))"', README)
     middleware = eval(expression, {"wrap": wrap})
     assert isinstance(middleware, SSEMiddleware)
-    assert middleware.heartbeat == 20
+    assert middleware.options.heartbeat == 20
 
 
 def test_the_readme_s_options_are_those_there_are() -> None:
@@ -115,6 +117,15 @@ def example(name: str, monkeypatch: pytest.MonkeyPatch) -> Any:
     return importlib.import_module(name)
 
 
+def test_an_endless_example_ends_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    application = SSEMiddleware(example("flask_clock", monkeypatch).app.wsgi_app.options.application)
+    with open_stream(application, "/clock") as stream:
+        stream.next_event()
+        application.drain()
+        assert len(list(stream)) <= 1
+    assert dict(application.stats().ended) != {"client gone": 1}
+
+
 def test_the_flask_example_goes_on_where_a_client_left_off(monkeypatch: pytest.MonkeyPatch) -> None:
     with open_stream(example("flask_clock", monkeypatch).app, "/clock", headers={"Last-Event-ID": "41"}) as stream:
         event = stream.next_event()
@@ -125,7 +136,8 @@ def test_the_chat_example_is_announced_by_its_path(monkeypatch: pytest.MonkeyPat
     application = example("chat", monkeypatch).application
     with open_stream(application, "/chat", method="POST", data="Well?", headers={"Accept": "*/*"}) as stream:
         assert [event.data for event in stream][-1] == "[DONE]"
-        assert stream.received.startswith(b":\n")
+        assert stream.headers["X-Accel-Buffering"] == "no"
+        assert application.options.announced({"PATH_INFO": "/chat"})
 
 
 def test_the_django_example_is_not_held_back_by_gzip(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -159,20 +171,136 @@ def test_nothing_happens_on_import() -> None:
     subprocess.run([sys.executable, "-W", "error", "-c", code], check=True, cwd=ROOT, timeout=60)
 
 
-WORDS = r"\b(?:chunk|packet|ping|(?<!signal )handler|manager|(?<!werkzeug\.)utils|helper)\w*\b"
+# -- the rooms
+
+PACKAGE = ROOT / "ssemiddleware"
+FILES = sorted(path for path in PACKAGE.rglob("*.py") if path.relative_to(PACKAGE).parts[0] != "demo")
+ROOMS = {path: path.relative_to(PACKAGE).parts[0].removesuffix(".py") for path in FILES}
+WORDS = r"\b(?:chunk|packet|ping|relay|(?<!signal )handler|manager|(?<!werkzeug\.)utils|helper)\w*\b"
+SERVERS = r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot|a2wsgi|hypercorn|mod_wsgi|pywsgi"
+
+# Each level may import those above its own, and none beside or below (DESIGN.md, 4; what is only for types is left out).
+LEVELS = [
+    {"event_stream", "memory", "servers", "baton", "ending", "source"},
+    {"handle", "oversized", "request", "response", "stats"},
+    {"admission", "options", "reading", "refusing", "start", "watcher", "wire"},
+    {"service", "stream", "testing"},
+    {"middleware"},
+    {"prometheus", "wrapping"},
+    {"__init__", "__main__"},
+]
+KNOW_NOTHING = {"event_stream": set(), "memory": set(), "servers": set(), "handle": {"source"}, "oversized": {"event_stream"}}
+PURE = {"event_stream", "oversized", "wire", "response", "request", "reading", "refusing", "stats"}
+WITH_EFFECTS = {
+    "asyncio", "io", "mmap", "multiprocessing", "os", "pathlib", "queue", "random", "select", "selectors", "signal", "socket",
+    "ssl", "subprocess", "tempfile", "threading", "time",
+}  # fmt: skip
 
 
-def test_only_servers_names_a_server_and_only_relay_py_starts_a_thread() -> None:
-    package = ROOT / "ssemiddleware"
-    for path in package.rglob("*.py"):
-        room = path.relative_to(package).parts[0]
-        if room == "demo":
+def each_file(*, of: Iterable[str] = (), but: Iterable[str] = ()) -> pytest.MarkDecorator:
+    """Give a test each file of the rooms named, of all by default, *but* of these."""
+    rooms = (set(of) or set(ROOMS.values())) - set(but)
+    files = [path for path in FILES if ROOMS[path] in rooms]
+    return pytest.mark.parametrize("path", files, ids=lambda path: path.relative_to(PACKAGE).as_posix())
+
+
+def imports_of(path: Path, *, types_too: bool = False) -> set[str]:
+    """Return the modules that a file imports, by their whole names; also those inside of functions."""
+    tree = ast.parse(path.read_text(encoding="utf-8"))
+    only_types = {
+        id(statement)
+        for block in ast.walk(tree)
+        if isinstance(block, ast.If) and ast.unparse(block.test) == "TYPE_CHECKING"
+        for statement in ast.walk(block)
+    }
+    found = set()
+    package = ["ssemiddleware", *path.relative_to(PACKAGE).parent.parts]
+    for statement in ast.walk(tree):
+        if id(statement) in only_types and not types_too:
             continue
-        code = path.read_text(encoding="utf-8")
-        if room not in ("servers", "__main__.py", "testing.py"):
-            statements = re.sub(r'""".*?"""|#.*', "", code, flags=re.DOTALL)
-            assert not re.search(r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot", statements), path
-        assert ("threading.Thread(" in code) == (path.name == "relay.py"), path
-        if room in ("event_stream", "oversized", "reading.py", "response.py"):
-            assert not re.search(r"^import (time|threading|os|socket)", code, re.MULTILINE), path
-        assert not re.search(WORDS, code), (path, re.search(WORDS, code))
+        if isinstance(statement, ast.Import):
+            found |= {alias.name for alias in statement.names}
+        elif isinstance(statement, ast.ImportFrom):
+            base = ".".join([*package[: len(package) + 1 - statement.level], *filter(None, [statement.module])])
+            base = base if statement.level else str(statement.module)
+            found.add(base)
+            found |= {f"{base}.{alias.name}" for alias in statement.names if _is_module(f"{base}.{alias.name}")}
+    return found
+
+
+def _is_module(name: str) -> bool:
+    path = ROOT.joinpath(*name.split("."))
+    return path.with_suffix(".py").exists() or (path / "__init__.py").exists()
+
+
+def rooms_of(names: set[str]) -> set[str]:
+    return {name.split(".")[1] for name in names if name.startswith("ssemiddleware.")}
+
+
+def level_of(room: str) -> int:
+    (level,) = [index for index, rooms in enumerate(LEVELS) if room in rooms]
+    return level
+
+
+@each_file()
+def test_imports_go_down_only(path: Path) -> None:
+    room = ROOMS[path]
+    imported = rooms_of(imports_of(path)) - {room}
+    assert [other for other in imported if level_of(other) >= level_of(room)] == []
+
+
+@each_file(of=KNOW_NOTHING)
+def test_some_rooms_know_nothing_of_ours(path: Path) -> None:
+    room = ROOMS[path]
+    assert rooms_of(imports_of(path, types_too=True)) - {room} <= KNOW_NOTHING[room]
+
+
+def test_modules_import_each_other_in_no_circle() -> None:
+    names = {path: "ssemiddleware." + ".".join(path.relative_to(PACKAGE).with_suffix("").parts) for path in FILES}
+    names = {path: name.removesuffix(".__init__") for path, name in names.items()}
+    graph = {name: (imports_of(path) & set(names.values())) - {name} for path, name in names.items()}
+    for name in graph:  # a package is run before its modules, and may import them: what they ask of each other counts
+        graph[name] = {other for other in graph[name] if not name.startswith(other + ".")}
+    done: set[str] = set()
+
+    def visit(name: str, above: tuple[str, ...]) -> None:
+        assert name not in above, " -> ".join([*above, name])
+        if name not in done:
+            for other in graph[name]:
+                visit(other, (*above, name))
+            done.add(name)
+
+    for name in graph:
+        visit(name, ())
+
+
+@each_file(but=["servers", "__main__"])
+def test_only_servers_names_a_server(path: Path) -> None:
+    statements = re.sub(r'""".*?"""|#.*', "", path.read_text(encoding="utf-8"), flags=re.DOTALL)
+    assert not re.search(SERVERS, statements)
+
+
+STARTS_THREADS = {
+    "watcher.py": "the one thread beside the application's, and the one for its callbacks",
+    "source.py": "for those who ask: Stream.each",
+    "servers/pools.py": "a stand-in for a thread that an application keeps",
+    "testing.py": "a deadline in a unit test",
+}
+
+
+@each_file()
+def test_only_the_watcher_starts_a_thread_but_for_those_named(path: Path) -> None:
+    starts = re.search(r"\bThread\(|\b_thread\b|Timer\(", path.read_text(encoding="utf-8"))
+    assert bool(starts) == (path.relative_to(PACKAGE).as_posix() in STARTS_THREADS)
+
+
+@each_file(of=PURE)
+def test_pure_rooms_have_no_input_no_thread_and_no_clock(path: Path) -> None:
+    assert {name.split(".")[0] for name in imports_of(path)} & WITH_EFFECTS == set()
+    names = {node.id for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))) if isinstance(node, ast.Name)}
+    assert names & {"open", "print", "input", "__import__"} == set()
+
+
+@each_file(but=["servers"])  # servers have their own words
+def test_words_that_say_little_are_not_used(path: Path) -> None:
+    assert re.findall(WORDS, re.sub(r"\s+", " ", path.read_text(encoding="utf-8"))) == []

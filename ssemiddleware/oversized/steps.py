@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from .fold import Fold
 from .fragment import Fragment
@@ -12,20 +12,33 @@ from .long_lines import LongLineWatch
 from .reshaping import LONG_LINE, OversizedEvents, Reshaping, begins_as_json
 
 if TYPE_CHECKING:
-    from ..request import Request
+    from _typeshed.wsgi import WSGIEnvironment
 
 _LONG_LINE = "long line"
 
 
+class Asked(Protocol):
+    """The request that a stream answers."""
+
+    environ: WSGIEnvironment
+
+    @property
+    def path(self) -> str:
+        """The path that was asked for."""
+
+
 class OversizedSteps:
-    """Makes the `OversizedEvents` of each stream, and logs the first line that is too long. *log*: given a subject and a line."""
+    """Makes the `OversizedEvents` of each stream, and logs the first line that is too long.
+
+    *log*: given a subject and a line.
+    """
 
     def __init__(self, reshapes: Sequence[Fold | Fragment], log: Callable[[str, str], object]) -> None:
         self._reshapes = reshapes
         self._log = log
         self._has_logged_long_line = False
 
-    def maybe_events(self, request: Request) -> OversizedEvents | None:
+    def maybe_events(self, request: Asked) -> OversizedEvents | None:
         """Return what is done to the events of one stream, None for nothing."""
         path = request.path
         log = functools.partial(self._log_broken_json, path)
