@@ -102,7 +102,7 @@ class Stream:
         return "" if self._request is None else self._request.path
 
     def on_closing(self, callback: Callback) -> None:
-        """Have *callback*, which returns at once, called when `closing` is set; at once if it is."""
+        """Have *callback*, which returns at once, called when `closing` is set and when `closed` is; at once if one is set."""
         self._closing_callbacks = [*self._closing_callbacks, callback]
         if self.is_closing:
             callback()
@@ -122,6 +122,7 @@ class Stream:
         self.reason = self.reason or reason
         self.begin_closing()
         self._set("closed")
+        run_all(self._closing_callbacks)
         return self.take_callbacks()
 
     def take_callbacks(self) -> list[Callback]:

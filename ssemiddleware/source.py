@@ -61,6 +61,7 @@ class _Pull:
         self._sources = sources
         self.wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for each item, False for no more
         self.items: queue.SimpleQueue[object] = queue.SimpleQueue()
+        self._has_ended = False
         run = contextvars.copy_context().run
         self.thread = threading.Thread(target=run, args=(self._run,), name="ssemiddleware-source", daemon=True)
 
@@ -77,13 +78,14 @@ class _Pull:
         self._iterable = ()
         self.items.put(_End(error))
         del error
+        self._has_ended = True  # first: `end` may add the thread just now
         self._sources.left.discard(self.thread)
 
     def end(self) -> None:
         """Want no more; the thread ends as soon as the source yields or returns."""
         self._sources.left.add(self.thread)
         self.wanted.put(False)
-        if not self.thread.is_alive():
+        if self._has_ended or not self.thread.is_alive():  # or it was never started
             self._sources.left.discard(self.thread)
 
 
@@ -96,12 +98,15 @@ def each(
     pull = _Pull(iterable, sources)
     del iterable
     over = _End()
-    stream.on_close(lambda: pull.items.put(over))
-    if endless:
-        stream.on_closing(lambda: pull.items.put(over))
-    pull.thread.start()
+
+    def must_end() -> bool:
+        return stream.reason is not None or (endless and stream.is_closing)
+
+    # Not through `on_close`: another stream's callback may keep that thread.
+    stream.on_closing(lambda: pull.items.put(over) if must_end() else None)
     try:
-        while stream.reason is None and not (endless and stream.is_closing):
+        pull.thread.start()
+        while not must_end():
             item = pull.items.get()
             if isinstance(item, _End):
                 if item.error is not None and stream.reason is None:
