@@ -138,14 +138,15 @@ def called_by_many() -> list[int]:
     return called
 
 
-def test_on_closing_is_told_at_once_if_it_comes_late() -> None:
-    called: list[str] = []
+def test_whoever_waits_for_closing_is_called_for_it_for_closed_and_at_once_if_late() -> None:
+    seen: list[tuple[str, str | None]] = []
     stream = Stream()
-    stream.on_closing(lambda: called.append("in time"))
+    stream.on_closing(lambda: seen.append(("in time", stream.reason)))
     stream.begin_closing()
-    stream.on_closing(lambda: called.append("late"))
-    end(stream)
-    assert called == ["in time", "late"]
+    stream.on_closing(lambda: seen.append(("late", stream.reason)))
+    assert seen == [("in time", None), ("late", None)]
+    stream.end("drain")
+    assert seen[2:] == [("in time", "drain"), ("late", "drain")]
 
 
 @pytest.mark.parametrize(
