@@ -41,18 +41,18 @@ class Round:
     *is_drained*: whether the application has said so. *each*: what else is to be looked at once a tick. For the watcher.
     """
 
-    __slots__ = ("_each", "_is_drained", "_now", "sign", "stopping_since")
+    __slots__ = ("_each", "_is_drained", "looked_at", "sign", "stopping_since")
 
     def __init__(self, is_drained: Callable[[], object], each: Callable[[float], None]) -> None:
         self._is_drained = is_drained
         self._each = each
-        self._now = 0.0
+        self.looked_at = 0.0  # the watcher's clock, in seconds
         self.sign: StopSign | None = None
         self.stopping_since: float | None = None  # None as long as the process goes on
 
     def look(self, now: float) -> None:
         """Ask; *now*: the watcher's clock, in seconds."""
-        self._now = now
+        self.looked_at = now
         if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
             self.stopping_since = now
         self._each(now)
@@ -62,5 +62,5 @@ class Round:
         """Whether the server is about to kill what still runs."""
         if self.stopping_since is None or self.sign is None or not self.sign.is_stopping():
             return False
-        left = self.sign.seconds_left(self._now - self.stopping_since)
+        left = self.sign.seconds_left(self.looked_at - self.stopping_since)
         return left is not None and left <= 0

@@ -1,7 +1,7 @@
 """The applications that the servers run: one that plays what a request asks for (see `steps`), and notes what became of it.
 
     /play?steps=[...]&key=...    an event stream, unless `type` names another media type; `extra` headers;
-                                 `lazy`: seconds in the first next() before the response is started, or "until released"
+                                 `lazy`: seconds in the first next() before the response is started, or "until closed"
     /life?key=...                what became of that request, as JSON
     /release?key=...             lets it go on behind `wait_for_release`
     /stats                       what the middleware says of the streams of its process, as JSON
@@ -124,6 +124,12 @@ class Play:
             self._life.noticed_at = time.monotonic()
         yield from ()
 
+    def _go_on_until_closing(self, seconds: float, data: str) -> Iterator[bytes]:
+        assert self._life.stream is not None
+        while not self._life.stream.closing.wait(seconds):
+            yield data.encode()
+        self._life.noticed_at = time.monotonic()
+
     def _fail(self, message: str) -> Iterator[bytes]:
         fail_as_told(message)
         yield from ()
@@ -155,9 +161,10 @@ def respond_with_steps(environ: WSGIEnvironment, start_response: StartResponse, 
     def begin() -> None:
         if not begun:
             begun.append(True)
-            if query.get("lazy") == "until released":
+            if query.get("lazy") == "until closed":
                 sys.stderr.write(f"{query['key']} waits\n")
-                life.released.wait(60)
+                assert life.stream is not None
+                life.stream.closed.wait(60)
             else:
                 time.sleep(float(query.get("lazy", "0")))
             start_response("200 OK", headers)
@@ -194,8 +201,7 @@ def look_inside(environ: WSGIEnvironment, start_response: StartResponse, query: 
     inside = {
         "open": stats.open,
         "ended": dict(stats.ended),
-        "held_bytes": stats.held_bytes,
-        "relays": sum(thread.name.startswith("ssemiddleware-relay") for thread in threading.enumerate()),
+        "kept_threads": stats.kept_threads,
         "greenlets": sum(any(base.__name__ == "greenlet" for base in type(one).__mro__) for one in objects),
         "objects": len(objects),
     }
@@ -253,7 +259,7 @@ ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Ite
     "/fail": fail_at_once,
 }
 
-HEARTBEAT = 0.3  # seconds, so that a test need not wait long
+HEARTBEAT = 0.5  # seconds, two ticks of the watcher: a test need not wait long
 SLOW_HEARTBEAT = 3.0  # seconds, so that none comes because a machine is busy
 
 # Others may use nearly all of the machine meanwhile: streams wait only where it is all but full.
@@ -261,17 +267,12 @@ AMPLE = MemoryGovernor(low=0.97, high=0.98, critical=0.99)
 
 app = SSEMiddleware(play, memory=AMPLE)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE)
+app_with_a_heartbeat_a_second = SSEMiddleware(play, heartbeat=1.0, memory=AMPLE)
 app_with_slow_heartbeats = SSEMiddleware(play, heartbeat=SLOW_HEARTBEAT, memory=AMPLE)
 FILLED = [0]  # percent
-app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100)))
+app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100), pause=3.0))
 app_for_many = SSEMiddleware(play, max_streams=1000, memory=AMPLE)
 app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0, memory=AMPLE)
-
-
-def app_with_hidden_clients(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Call the application with the send deadline as if gunicorn did not show its clients' sockets."""
-    del environ["gunicorn.socket"]
-    return app_with_send_deadline(environ, start_response)
 
 
 def create_app(shops: int) -> WSGIApplication:

@@ -107,6 +107,13 @@ class Connection:
             pass
         return b"".join(arrival.block for arrival in self.arrivals[before:])
 
+    def rest(self, within: float = PATIENCE) -> bytes:
+        """Return all that comes until the server closes the connection, whatever it is; nothing if the send has failed."""
+        deadline = time.monotonic() + within
+        while self._receive(deadline, "the connection's end"):
+            pass
+        return bytes(self._buffer)
+
     def take(self, size: int, within: float = PATIENCE) -> int:
         """Receive at most *size* bytes, and return how many came: a client that is slow."""
         before = len(self._buffer)

@@ -32,8 +32,13 @@ END_WITHIN = 5.0
 
 ANNOUNCED: Headers = [("Accept", "text/event-stream")]
 EVENT_SOURCE: Headers = [*ANNOUNCED, ("Cache-Control", "no-cache")]  # what browsers send
-INLINE: Headers = [("Accept", "*/*")]
-PATHS = [pytest.param(ANNOUNCED, id="announced"), pytest.param(INLINE, id="inline")]
+UNANNOUNCED: Headers = [("Accept", "*/*")]
+CLIENTS = [
+    pytest.param(EVENT_SOURCE, id="EventSource"),
+    pytest.param(ANNOUNCED, id="announced"),
+    pytest.param(UNANNOUNCED, id="unannounced"),
+]
+PATHS = CLIENTS[1:]  # with and without what the middleware does for those who ask
 
 
 @dataclass(frozen=True)
@@ -43,6 +48,7 @@ class Kind:
     name: str
     command: Callable[[str, int], list[str]]
     needs: tuple[str, ...]  # modules that may not be installed
+    unix_socket: bool = False  # it listens on one, called server-PORT.sock, as well
 
     def __str__(self) -> str:
         return self.name
@@ -56,6 +62,16 @@ def gunicorn(worker: str, *options: str, name: str = "") -> Kind:
         return [sys.executable, "-m", "gunicorn", "--bind", bind, "--worker-class", worker, *options, application]
 
     return Kind(name or f"gunicorn {worker}", command, ("gunicorn", "gevent") if worker == "gevent" else ("gunicorn",))
+
+
+def over_unix_socket(kind: Kind) -> Kind:
+    """Return that gunicorn with a Unix socket too, over which all requests go."""
+
+    def command(application: str, port: int) -> list[str]:
+        *given, app = kind.command(application, port)
+        return [*given, "--bind", f"unix:server-{port}.sock", app]
+
+    return Kind(f"{kind} on a Unix socket", command, kind.needs, unix_socket=True)
 
 
 def waitress(*options: str, name: str = "waitress") -> Kind:
@@ -114,6 +130,12 @@ class Life(NamedTuple):
     closed: bool
     reason: str | None
 
+    @property
+    def is_of_one_thread(self) -> bool:
+        """Whether call, iteration and ``close()`` were on one thread, which is not one of the middleware's."""
+        [thread] = self.called_on
+        return self.pulled_on in ([], [thread]) and self.closed_on == [thread] and not thread.startswith("ssemiddleware")
+
 
 class Server:
     """A server that runs. `open` asks it for a stream, `get` for anything that ends by itself."""
@@ -130,18 +152,19 @@ class Server:
 
     def connect(self, *, receive_buffer: int | None = None) -> Connection:
         """Return a connection on which nothing is sent yet."""
-        stream_socket = socket.socket()
+        stream_socket = socket.socket(socket.AF_UNIX if self.kind.unix_socket else socket.AF_INET)
         if receive_buffer is not None:
             stream_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         stream_socket.settimeout(PATIENCE)
-        stream_socket.connect(("127.0.0.1", self.port))
+        unix_socket = str(self._output.parent / f"server-{self.port}.sock")
+        stream_socket.connect(unix_socket if self.kind.unix_socket else ("127.0.0.1", self.port))
         if self._trust is not None:
             stream_socket = self._trust.wrap_socket(stream_socket, server_hostname="localhost")
         connection = Connection(stream_socket)
         self._connections.append(connection)
         return connection
 
-    def ask(self, target: str, headers: Headers = INLINE, *, method: str = "GET", more: bytes = b"") -> Connection:
+    def ask(self, target: str, headers: Headers = UNANNOUNCED, *, method: str = "GET", more: bytes = b"") -> Connection:
         """Send a request, and *more* bytes; its response is still to be read."""
         connection = self.connect()
         connection.send(method, target, headers, more=more)
@@ -153,7 +176,7 @@ class Server:
         """Ask for what the *steps* make; the response is still to be read."""
         return self.ask(play_target(*steps, **query), headers, method=method, more=more)
 
-    def get(self, target: str, headers: Headers = INLINE, *, within: float = PATIENCE) -> Connection:
+    def get(self, target: str, headers: Headers = UNANNOUNCED, *, within: float = PATIENCE) -> Connection:
         """Return a response that has been read to its end."""
         connection = self.ask(target, [*headers, ("Connection", "close")])
         connection.read_to_end(within)

@@ -54,6 +54,11 @@ def wait_for_the_end(seconds: float = 60) -> Step:
     return {"do": "wait_for_the_end", "seconds": seconds}
 
 
+def go_on_until_closing(seconds: float, data: Step) -> Step:
+    """Yield *data* each so many *seconds* until the stream is closing, and note when that came; return then."""
+    return {"do": "go_on_until_closing", "seconds": seconds, "data": data}
+
+
 def fail(message: str) -> Step:
     """Raise a `RuntimeError`."""
     return {"do": "fail", "message": message}

@@ -13,8 +13,8 @@ import pytest
 
 from .client import PATIENCE, Connection, Headers, TooLate
 from .conftest import WRAPPED, Measure, Start
-from .serving import ANNOUNCED, EVENT_SOURCE, GEVENT, INLINE, Kind, Server, gunicorn, new_key, uvicorn, waitress
-from .steps import event, pause, repeat, wait_for_the_end
+from .serving import ANNOUNCED, CLIENTS, EVENT_SOURCE, GEVENT, UNANNOUNCED, Kind, Server, gunicorn, new_key, uvicorn, waitress
+from .steps import event, wait_for_the_end
 
 pytestmark = pytest.mark.live
 
@@ -35,8 +35,6 @@ SERVERS = [
 on_each_server = pytest.mark.parametrize(("kind", "application", "limit"), SERVERS)
 
 SILENT = (event("hello"), wait_for_the_end())
-# Under a bridge that calls no close(), an inline stream is looked at only when it yields.
-BUSY = (event("hello"), repeat(pause(0.1), event("again")))
 
 
 def stats_of(server: Server) -> Any:
@@ -55,14 +53,13 @@ def stats_once(server: Server, holds: Callable[[Any], object]) -> Any:
 
 def fill(server: Server, limit: int, headers: Headers = EVENT_SOURCE) -> list[Connection]:
     """Open as many streams as are admitted."""
-    steps = BUSY if headers == INLINE else SILENT
-    streams = [server.open(*steps, headers=headers) for _ in range(limit)]
+    streams = [server.open(*SILENT, headers=headers) for _ in range(limit)]
     for stream in streams:
         stream.read_until(b"data: hello\n\n")
     return streams
 
 
-def assert_sent_away_as_an_event_source(connection: Connection) -> None:
+def assert_refused_as_an_event_source(connection: Connection) -> None:
     body = connection.read_to_end()
     assert connection.status == 200
     assert connection.ended == "cleanly"
@@ -70,12 +67,12 @@ def assert_sent_away_as_an_event_source(connection: Connection) -> None:
     assert re.fullmatch(rb"retry: [0-9]+\n\n", body)
 
 
-def assert_sent_away_with_503(connection: Connection) -> None:
+def assert_refused_with_503(connection: Connection) -> None:
     body = connection.read_to_end()
     assert connection.status == 503
     assert connection.header("Content-Type") == "text/plain; charset=utf-8"
     assert int(connection.header("Retry-After") or "") > 0
-    assert body == b"Too many event streams are open. Please come back later.\n"
+    assert body == b"Too many event streams are open. Please try again later.\n"
 
 
 @on_each_server
@@ -84,25 +81,25 @@ def test_who_comes_too_late_is_told_so_in_its_own_language(
 ) -> None:
     server = serve(kind, application)
     streams = fill(server, limit)
-    assert_sent_away_as_an_event_source(server.open(*SILENT, headers=EVENT_SOURCE))
-    fetched, inline = new_key(), new_key()
-    assert_sent_away_with_503(server.open(*SILENT, headers=ANNOUNCED, key=fetched))
-    assert_sent_away_with_503(server.open(*BUSY, headers=INLINE, key=inline))
+    assert_refused_as_an_event_source(server.open(*SILENT, headers=EVENT_SOURCE))
+    fetched, unannounced = new_key(), new_key()
+    assert_refused_with_503(server.open(*SILENT, headers=ANNOUNCED, key=fetched))
+    assert_refused_with_503(server.open(*SILENT, headers=UNANNOUNCED, key=unannounced))
     assert server.get(f"/life?key={fetched}").body == b"null", "the application was called"
-    life = server.life(inline)
-    assert (len(life.closed_on), life.blocks, life.reason) == (1, 0, "shed")
+    life = server.life(unannounced)
+    assert (len(life.closed_on), life.blocks, life.reason) == (1, 0, "refused")
     pong = server.get("/ping")
     assert pong.body == b"pong"
     measure(f"an ordinary request beside as many streams as may be, {kind}", pong.ended_at - pong.sent_at)
     stats = stats_of(server)
-    assert (stats["open_announced"], stats["open_inline"], stats["most_streams"], stats["shed"]) == (limit, 0, limit, 3)
+    assert (stats["open_announced"], stats["open_unannounced"], stats["most_streams"], stats["refused"]) == (limit, 0, limit, 3)
     assert stats["ended"] == {}
     for stream in streams:
         assert stream.ended is None
 
 
 @on_each_server
-@pytest.mark.parametrize("headers", [pytest.param(EVENT_SOURCE, id="announced"), pytest.param(INLINE, id="inline")])
+@pytest.mark.parametrize("headers", CLIENTS)
 def test_a_place_is_free_soon_after_a_leave(
     kind: Kind, application: str, limit: int, headers: Headers, serve: Start, measure: Measure
 ) -> None:
@@ -110,16 +107,16 @@ def test_a_place_is_free_soon_after_a_leave(
     streams, seconds = fill(server, limit, headers), []
     for _ in range(limit):
         left_at = streams.pop(0).leave()
-        stats_once(server, lambda stats: stats["open_announced"] + stats["open_inline"] == limit - 1)
+        stats_once(server, lambda stats: stats["open_announced"] + stats["open_unannounced"] == limit - 1)
         seconds.append(time.monotonic() - left_at)
         measure(f"a place is free after a leave, {kind}", seconds[-1])
         streams += fill(server, 1, headers)
     assert median(seconds) < FREE_WITHIN, seconds
     stats = stats_of(server)
-    assert stats["open_announced"] + stats["open_inline"] == limit
-    assert (stats["shed"], stats["ended"]) == (0, {"client gone": limit})
+    assert stats["open_announced"] + stats["open_unannounced"] == limit
+    assert (stats["refused"], stats["ended"]) == (0, {"client gone": limit})
     server.leave_all()
-    stats = stats_once(server, lambda stats: stats["open_announced"] + stats["open_inline"] == 0)
+    stats = stats_once(server, lambda stats: stats["open_announced"] + stats["open_unannounced"] == 0)
     assert stats["ended"] == {"client gone": 2 * limit}
 
 
@@ -130,14 +127,14 @@ def test_all_places_come_back_when_all_leave_at_once(kind: Kind, application: st
         fill(server, limit)
         server.leave_all()
         stats = stats_once(server, lambda stats: stats["open_announced"] == 0)
-        assert (stats["shed"], stats["ended"]) == (0, {"client gone": visit * limit})
+        assert (stats["refused"], stats["ended"]) == (0, {"client gone": visit * limit})
 
 
 def test_gevent_admits_any_number(serve: Start) -> None:
     server = serve(GEVENT)
     fill(server, 100)
     stats = stats_of(server)
-    assert (stats["open_announced"], stats["most_streams"], stats["shed"]) == (100, None, 0)
+    assert (stats["open_announced"], stats["most_streams"], stats["refused"]) == (100, None, 0)
 
 
 def test_each_preloaded_worker_counts_its_own_streams(serve: Start) -> None:
@@ -145,7 +142,7 @@ def test_each_preloaded_worker_counts_its_own_streams(serve: Start) -> None:
     for worker in server.workers(2):
         with server.only(worker):
             streams = fill(server, 6)
-            assert_sent_away_as_an_event_source(server.open(*SILENT, headers=EVENT_SOURCE))
+            assert_refused_as_an_event_source(server.open(*SILENT, headers=EVENT_SOURCE))
             stats = stats_of(server)
         assert {stream.header("X-Process") for stream in streams} == {str(worker.pid)}
-        assert (stats["open_announced"], stats["most_streams"], stats["shed"]) == (6, 6, 1)
+        assert (stats["open_announced"], stats["most_streams"], stats["refused"]) == (6, 6, 1)

@@ -8,8 +8,9 @@ import pytest
 
 from .applications import app
 from .client import Headers
-from .serving import ANNOUNCED, PATHS, Server
-from .steps import Step, event, large_event, large_event_bytes, repeat
+from .conftest import Pool
+from .serving import CLIENTS, GUNICORNS, UNANNOUNCED, Kind, Server
+from .steps import Step, event, half_an_event, large_event, large_event_bytes, repeat
 
 pytestmark = pytest.mark.live
 
@@ -38,19 +39,24 @@ def without_comments(body: bytes) -> bytes:
     return re.sub(rb"(?m)^:\n", b"", body)
 
 
-@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("path", CLIENTS)
 @pytest.mark.parametrize(("step", "expected"), SHAPES)
 def test_what_arrives_is_what_was_yielded(server: Server, path: Headers, step: Step, expected: bytes) -> None:
     connection = server.open(step, headers=path)
     body = connection.read_to_end(within=60)
     assert connection.ended == "cleanly"
-    restored = without_comments(body) if path is ANNOUNCED else body
+    restored = body if path is UNANNOUNCED else without_comments(body)
     assert (len(restored), restored == expected) == (len(expected), True)  # pytest would show the difference for minutes
     if connection.header("Transfer-Encoding") == "chunked":
-        assert max(len(arrival.block) for arrival in connection.arrivals) <= app.max_block
+        assert max(len(arrival.block) for arrival in connection.arrivals) <= app.options.max_block
 
 
-def test_waiting_small_events_leave_joined(server: Server) -> None:
-    connection = server.open(repeat(event("small"), times=20_000))
+@pytest.mark.parametrize("path", CLIENTS)
+@pytest.mark.parametrize("kind", GUNICORNS, ids=str)
+def test_each_block_leaves_as_it_was_yielded(kind: Kind, path: Headers, pool: Pool) -> None:
+    connection = pool.get(kind).open(
+        repeat(event("small"), times=2000), half_an_event("a half"), " and another\n", "\n", headers=path
+    )
     connection.read_to_end(within=60)
-    assert len(connection.arrivals) < 2_000
+    blocks = [arrival.block for arrival in connection.arrivals if arrival.block != b":\n"]  # gunicorn makes each a chunk
+    assert blocks == [SMALL] * 2000 + [b"data: a half", b" and another\n", b"\n"]

@@ -36,8 +36,7 @@ class Inside(NamedTuple):
 
     open: int
     ended: dict[str, int]
-    held_bytes: int
-    relays: int
+    kept_threads: int
     greenlets: int
     objects: int  # that the garbage collector sees
     threads: int
@@ -74,7 +73,7 @@ def is_flat(residents: list[int]) -> bool:
 
 
 def is_at_rest(inside: Inside) -> bool:
-    return inside.open == inside.held_bytes == inside.relays == 0
+    return inside.open == inside.kept_threads == 0
 
 
 def is_as_it_was(inside: Inside, before: Inside) -> bool:

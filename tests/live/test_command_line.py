@@ -28,7 +28,7 @@ KINDS = [
 def test_wrap_takes_a_factory_with_arguments_and_options(kind: Kind, serve: Start) -> None:
     server = serve(kind, WRAPPED_FACTORY)
     connection = server.open(event("early"), pause(2), event("late"))
-    assert re.fullmatch(rb":\ndata: early\n\n(:\n)+data: late\n\n", connection.read_to_end())
+    assert re.fullmatch(rb"data: early\n\n(:\n)+data: late\n\n", connection.read_to_end())
     assert connection.ended == "cleanly"
     assert_bursts_arrive_and_a_leave_is_noticed(server)
 

@@ -35,7 +35,7 @@ def test_a_bare_server_is_killed_by_the_kernel() -> None:
     ("announced", "workers"),
     [
         pytest.param(True, 1, id="announced"),
-        pytest.param(False, 1, id="inline"),
+        pytest.param(False, 1, id="unannounced"),
         pytest.param(True, 4, id="announced, four workers"),
     ],
 )

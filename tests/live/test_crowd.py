@@ -64,7 +64,7 @@ def test_a_crowd_is_served_in_the_end_and_never_more_at_a_time_than_may_be(kind:
     assert_forgotten(visits)
     stats, sent_away = counts["stats"], [(visit.retry or 0) / 1000 for visit in visits if visit.was_sent_away]
     assert stats["ended"] == {"application ended": CLIENTS}
-    assert (stats["open_announced"], stats["shed"]) == (0, len(sent_away))
+    assert (stats["open_announced"], stats["refused"]) == (0, len(sent_away))
     assert len(sent_away) + CLIENTS == len(visits), "somebody got neither a stream nor a time to come back"
     told = f"{CLIENTS} clients for {MAX_STREAMS} streams, {kind}:"
     measure(f"{told} all served within", max(visit.ended_at for visit in visits) - visits[0].asked_at)
@@ -158,4 +158,4 @@ def test_on_gthread_admission_keeps_threads_free_for_ordinary_requests(serve: St
     assert_answered(beside.answers, told, measure)
     stats = beside.counts["stats"]
     admitted = THREADS_OF_FEW * 3 // 4
-    assert (stats["most_streams"], stats["shed"]) == (admitted, DEAF_CLIENTS - admitted)
+    assert (stats["most_streams"], stats["refused"]) == (admitted, DEAF_CLIENTS - admitted)
