@@ -126,17 +126,17 @@ def test_a_stand_in_gives_a_place_back_and_the_stream_stays_open() -> None:
     assert (places.stats().open, places.stats().kept_threads) == (1, 0)
 
 
-def test_a_place_that_has_been_left_keeps_nothing_of_its_request() -> None:
-    class Asked:
-        path = "/"
+def test_a_place_that_has_been_left_keeps_nothing_of_its_application() -> None:
+    def wake() -> None:
+        """Stand for what an application registers."""
 
-    request = Asked()
-    places, stream, seen = admission(), Stream(request=request), weakref.ref(request)
+    places, stream, seen = admission(), Stream(), weakref.ref(wake)
+    stream.on_close(wake)
     place = places.maybe_admit(stream)
     assert place is not None
     stream.reason = "drain"
     place.leave()
-    del request, stream, place
+    del wake, stream, place
     gc.collect()
     assert seen() is None
     assert places.stats().ended == {"drain": 1}
@@ -442,7 +442,8 @@ def stop_at_each_step(module: str, act: Callable[[], object], look: Callable[[],
     return steps
 
 
-def test_the_numbers_wait_for_nobody_and_are_exact_before_each_step_of_a_decision() -> None:
+def test_the_numbers_wait_for_nobody_and_are_exact_before_each_step_of_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssemiddleware.admission._ADD_UP_AT", 1)
     places = admission(6)
     seen = []
 
@@ -469,7 +470,7 @@ def test_the_numbers_wait_for_nobody_and_are_exact_before_each_step_of_a_decisio
 
 def test_a_signal_handler_gets_the_numbers_inside_a_decision() -> None:
     places = admission(memory=Memory())
-    with places._counted.deciding(), places._memory._gauge._reading:  # type: ignore[union-attr]
+    with places._counted, places._memory._gauge._reading:  # type: ignore[union-attr]
         assert places.stats().open == 0
 
 
@@ -747,7 +748,7 @@ def test_a_stream_that_a_collection_ends_inside_a_decision_waits_for_nobody() ->
     forgotten = [outer(response.iterable)]
     next(forgotten[0])
     forgotten.append(forgotten)  # type: ignore[arg-type]
-    with middleware._admission._counted.deciding():
+    with middleware._admission._counted:
         told.clear()
         del forgotten, response
         gc.collect()

@@ -283,7 +283,6 @@ def test_only_servers_names_a_server(path: Path) -> None:
 STARTS_THREADS = {
     "watcher.py": "the one thread beside the application's, and the one for its callbacks",
     "source.py": "for those who ask: Stream.each",
-    "servers/pools.py": "a stand-in for a thread that an application keeps",
     "testing.py": "a deadline in a unit test",
 }
 

@@ -135,6 +135,8 @@ def test_a_time_to_come_back_is_told_before_a_first_block_where_the_watcher_woul
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     class Writes:
+        is_delimited = True
+
         def write(self, block: bytes) -> bool:
             return True
 
