@@ -16,8 +16,7 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.datastructures import ImmutableDict
@@ -34,6 +33,7 @@ _log = logging.getLogger("ssemiddleware")
 _CRITICAL_FOR = 2.0  # seconds above the critical mark, after which streams are ended
 _END_ONE_EVERY = 0.5  # seconds: what an ended stream gives back takes a moment to show
 _FORGET_AFTER = 10.0  # seconds in which what is known of refused requests fades to a third
+_ADD_UP_AT = 32  # streams that have left: to add each up by itself takes as long as all the rest of admission
 _MOST_PATIENCE = 8.0  # times `retry` that a refused client is told to wait at most, before the jitter
 
 # Shares of the time after which an EventSource comes back. By default that is more than 2 s: for so long a server that stops
@@ -51,15 +51,15 @@ class _Counted:
         self._holder = 0
         self.places: set[Place] = set()
 
-    @contextmanager
-    def deciding(self) -> Iterator[None]:
-        """Hold the lock."""
-        with self._lock:
-            self._holder = threading.get_ident()
-            try:
-                yield
-            finally:
-                self._holder = 0
+    def __enter__(self) -> None:
+        """Take the lock."""
+        self._lock.acquire()
+        self._holder = threading.get_ident()
+
+    def __exit__(self, *_error: object) -> None:
+        """Give it back."""
+        self._holder = 0
+        self._lock.release()
 
     @property
     def is_ours(self) -> bool:
@@ -178,8 +178,8 @@ class Admission:
 
     def _begin(self) -> None:
         self._counted = _of_processes.setdefault(os.getpid(), _Counted()) if self._counts_all else _Counted()
-        # `deciding` is held by whoever writes to what follows, but for the set and `_left`: a stream may end inside a garbage
-        # collection. Nobody who only reads waits for it: that may be a signal handler inside it.
+        # The lock of `_counted` is held by whoever writes to what follows, but for the set and `_left`: a stream may end inside
+        # a garbage collection. Nobody who only reads waits for it: that may be a signal handler inside it.
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
         self._sums = _Left(Carried(), {})
@@ -209,9 +209,10 @@ class Admission:
     def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool, always: bool) -> Place | None:
         now = self._clock()
         is_critical = self._memory is not None and self._memory.is_critical
-        with self._counted.deciding():
+        with self._counted:
             self._most = limit
-            self._add_up()
+            if len(self._left) >= _ADD_UP_AT:
+                self._add_up()
             is_full = limit is not None and len(self._counted.places) >= limit
             if ((self._open and is_critical) or is_full) and not always:
                 self._refused += 1
@@ -300,7 +301,7 @@ class Admission:
         if self._memory is None or not self._memory.is_critical:
             self._end_at = math.inf
             return
-        with self._counted.deciding():
+        with self._counted:
             if not self._end_at - _CRITICAL_FOR <= now <= self._end_at + _CRITICAL_FOR:  # or nobody has looked for as long
                 self._end_at = now + _CRITICAL_FOR
             elif now < self._end_at:

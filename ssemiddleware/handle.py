@@ -15,7 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 if TYPE_CHECKING:
     from .source import Sources
@@ -28,25 +28,21 @@ _NONE: list[Callback] = []  # never changed
 _log = logging.getLogger("ssemiddleware")
 
 
-class Requested(Protocol):
-    """The request that a stream answers."""
-
-    @property
-    def path(self) -> str:
-        """The path that was asked for."""
-
-
 class Stream:
-    """A handle on one event stream. Any thread may use it.
+    """A handle on one event stream. Any thread may use it. *path*: the one that was asked for, for the log.
 
-    Every request has one; it costs nothing as long as nothing is asked of it.
+    Every request has one; it costs nothing as long as nothing is asked of it. It knows nothing of the environ that it is in,
+    which would otherwise outlive its request until a garbage collection.
     """
 
-    __slots__ = ("__dict__", "_callbacks", "_closing_callbacks", "_last_event_id", "_sources", "_request", "is_answered", "is_closing", "reason")
+    __slots__ = (
+        "__dict__", "_callbacks", "_closing_callbacks", "_last_event_id", "_sources", "is_answered", "is_closing", "path",
+        "reason",
+    )  # fmt: skip
 
-    def __init__(self, last_event_id: str = "", request: Requested | None = None, sources: Sources | None = None) -> None:
+    def __init__(self, last_event_id: str = "", path: str = "", sources: Sources | None = None) -> None:
         self._last_event_id = last_event_id
-        self._request = request
+        self.path = path
         self._sources = sources
         self._callbacks: list[Callback] = _NONE
         self._closing_callbacks: list[Callback] = _NONE
@@ -96,14 +92,10 @@ class Stream:
 
     # -- for the package
 
-    @property
-    def path(self) -> str:
-        """The path that was asked for, for the log."""
-        return "" if self._request is None else self._request.path
-
     def on_closing(self, callback: Callback) -> None:
         """Have *callback*, which returns at once, called when `closing` is set and when `closed` is; at once if one is set."""
-        self._closing_callbacks = [*self._closing_callbacks, callback]
+        if self.reason is None:
+            self._closing_callbacks = [*self._closing_callbacks, callback]
         if self.is_closing:
             callback()
 
@@ -123,6 +115,7 @@ class Stream:
         self.begin_closing()
         self._set("closed")
         run_all(self._closing_callbacks)
+        self._closing_callbacks = _NONE
         return self.take_callbacks()
 
     def take_callbacks(self) -> list[Callback]:

@@ -40,7 +40,6 @@ from .wire import Wire
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .servers.server import Server
 
 _log = logging.getLogger("ssemiddleware")
 
@@ -144,7 +143,7 @@ class SSEMiddleware:
         if outer is not None and not outer.is_answered:  # wrapped twice: the outer one does it all
             return self.options.application(environ, start_response)
         request = Request(environ, self.options.announced)
-        handle = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""), request, self._sources)
+        handle = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""), request.path, self._sources)
         service = None
         if request.takes_only_event_stream:
             service = self.maybe_begin(request, handle, may_refuse=True)
@@ -188,7 +187,7 @@ class SSEMiddleware:
             return None
         service = Service(
             request, handle, place, options=self.options, admission=self._admission, round=self._round(), server=server,
-            kept=self._log_kept,
+            kept=self._log_kept, start=watcher().start,
         )  # fmt: skip
         watcher().add(service)
         return service
@@ -234,7 +233,9 @@ class SSEMiddleware:
         round_of_process = self._rounds.get(process)
         if round_of_process is None:
             drained: list[bool] = self._drained
-            round_of_process = self._rounds.setdefault(process, Round(functools.partial(bool, drained), self._admission.relieve))
+            round_of_process = self._rounds.setdefault(
+                process, Round(functools.partial(bool, drained), self._admission.relieve)
+            )
         return round_of_process
 
     def _limit(self) -> int | None:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import TYPE_CHECKING
 
 from werkzeug.datastructures import MIMEAccept
@@ -39,19 +38,21 @@ def accepts_event_stream(environ: WSGIEnvironment) -> bool:
 class Request:
     """One request. *announced* tells of an environ whether the client asks for an event stream."""
 
+    __slots__ = ("environ", "is_announced", "method")
+
     def __init__(self, environ: WSGIEnvironment, announced: Callable[[WSGIEnvironment], bool]) -> None:
         self.environ = environ
         self.method: str = environ.get("REQUEST_METHOD", "")
         # A preflight of a fetch()-based client that is announced by its path is no request for a stream.
         self.is_announced = self.method != "OPTIONS" and bool(announced(environ))
 
-    @cached_property
+    @property
     def takes_only_event_stream(self) -> bool:
         """Whether it would take nothing but an event stream: not so for MCP and Datastar, which may be answered with JSON."""
         accept = self.environ.get("HTTP_ACCEPT", "")
         return self.is_announced and "," not in accept and accept.partition(";")[0].strip().lower() == MEDIA_TYPE
 
-    @cached_property
+    @property
     def is_event_source(self) -> bool:
         """Whether the client behaves as WHATWG 9.2 says, and so comes back by itself: told by what browsers send.
 

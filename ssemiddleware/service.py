@@ -10,7 +10,7 @@ import logging
 import os
 import socket
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING
 
 from .baton import Baton
@@ -32,8 +32,8 @@ from .handle import Callback, Stream, run_all
 from .memory import Pulls
 from .response import Headers, takes_lines_of_ours
 from .servers.connection import Connection, Progress, State
-from .servers.loop import has_sent, iterates
-from .servers.server import Server, Writer
+from .servers.loop import has_sent, is_called_from_c, iterates
+from .servers.server import Server, StartThread, Writer
 from .wire import QUICK, Wire, only_bytes
 
 if TYPE_CHECKING:
@@ -46,6 +46,7 @@ _log = logging.getLogger("ssemiddleware")
 OPEN_AFTER = 0.5  # seconds of silence: an application that fails at once still answers 500, and a quick one pays nothing
 _LARGE = 512  # bytes of a first block before which the opening leaves by itself: Caddy then does not compress the stream
 _KEPT_AFTER = 1.0  # seconds for which an application may keep its thread once its client is gone
+_LOOKED_AT_WITHIN = 0.5  # seconds; a watcher that runs comes twice as often
 _LOOK_AT_SENDING_EVERY = 1.0  # seconds, while the server's thread does not come back from a write
 
 Run = Callable[[list[Callback]], None]
@@ -54,15 +55,52 @@ Run = Callable[[list[Callback]], None]
 class Service:
     """One stream as the server's thread and the watcher share it.
 
-    *kept*: told the path of an application that keeps its thread although its client is gone. Methods up to `serve` are for
+    *kept*: told the path of an application that keeps its thread although its client is gone. *start*: starts a stand-in. Methods up to `serve` are for
     the server's thread, those below for the watcher's; `finish` is for any.
     """
 
     __slots__ = (
-        "_admission", "_clock", "_connection_ended", "_is_direct", "_kept", "_kept_since", "_last_block", "_lines", "_looked_at",
-        "_options", "_pid", "_possible_writer", "_progress", "_progress_since", "_seen", "_silent_since",
-        "_speaks", "_take_back", "_write", "baton", "connection", "ending", "ending_since", "handle", "is_announced",
-        "is_done", "is_event_source", "is_quick", "is_stream", "place", "pulls", "round", "server", "wire", "writer",
+        "_admission",
+        "_clock",
+        "_connection_ended",
+        "_is_direct",
+        "_is_finished",
+        "_kept",
+        "_kept_since",
+        "_last_block",
+        "_lines",
+        "_looked_at",
+        "_options",
+        "_pid",
+        "_pool",
+        "_possible_writer",
+        "_progress",
+        "_progress_since",
+        "_seen",
+        "_silent_since",
+        "_speaks",
+        "_start",
+        "_take_back",
+        "_write",
+        "baton",
+        "carried",
+        "connection",
+        "ending",
+        "ending_since",
+        "handle",
+        "is_announced",
+        "is_delimited",
+        "is_done",
+        "is_event_source",
+        "is_quick",
+        "is_stream",
+        "may_open",
+        "place",
+        "pulls",
+        "round",
+        "server",
+        "wire",
+        "writer",
     )  # fmt: skip
 
     def __init__(
@@ -73,26 +111,31 @@ class Service:
         *,
         options: Options,
         admission: Admission,
-        round: Round,  # noqa: A002  (the word for it)
+        round: Round,
         server: Server,
         kept: Callable[[str], None],
+        start: StartThread = lambda name, target: None,  # noqa: ARG005
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.handle, self.place, self.server = handle, place, server
         self.is_event_source, self.is_announced = request.is_event_source, request.is_announced
         self.baton = Baton()
+        self.carried = place.carried
         self.wire: Wire | None = None  # None until the response has started
         self.connection: Connection | None = server.connection()
         self.writer: Writer | None = None  # only while it is proven that no layer outside changes what we yield
         self.ending: str | None = None  # the reason for which the stream ends as soon as it may
         self.ending_since = 0.0
         self.is_quick = False  # a small block of whole events leaves without a look
+        self.is_delimited = True  # a client can tell a cut from an end
+        self.may_open = False  # an EventSource's stream of which nothing has left
         self.is_stream = True  # as far as is known
         self.is_done = False  # the server has let go of it
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
-        self._options, self._admission, self._kept, self._clock = options, admission, kept, clock
+        self._options, self._admission, self._kept, self._start, self._clock = options, admission, kept, start, clock
         self._pid = os.getpid()
+        self._is_finished = False
         self._write: Callable[[bytes], object] | None = None  # the server's
         self._possible_writer: Writer | None = None
         self._is_direct: bool | None = None  # whether the server itself iterates us, None before the first look
@@ -106,6 +149,7 @@ class Service:
         self._connection_ended: State = "open"
         self._kept_since: float | None = None
         self._take_back: Callable[[], None] | None = None  # what takes a stand-in back
+        self._pool = server.pool()  # like the sign it is found on the server's thread only
         if self.round.sign is None:
             self.round.sign = server.stop_sign()
 
@@ -115,9 +159,13 @@ class Service:
         """Take note of the response once the server has its headers; *headers* are the application's."""
         self._write, self._lines = write, takes_lines_of_ours(status, headers)
         self._speaks = self._lines and self.is_announced and self._options.heartbeat is not None
-        self._possible_writer = self.server.writer(write) if self._lines and self.is_announced else None
+        possible_writer = self.server.writer(write)
+        self.is_delimited = possible_writer is None or possible_writer.is_delimited
+        self._possible_writer = possible_writer if self._lines and self.is_announced else None
         # An application that starts its response lazily does so inside the first pull, before which we have looked.
         self.writer, self.is_quick = self._possible_writer if self._is_direct else None, False
+        self.may_open = bool(self._lines and self.is_announced and self.is_event_source and self.server.name)
+        self._silent_since = self._clock()
         if self.connection is not None:
             self.connection.hold_little()
 
@@ -127,7 +175,8 @@ class Service:
         To be asked inside ``__next__``, where the server's frame stands above.
         """
         if self._is_direct is None and self.is_announced:
-            self._is_direct = iterates(self.server.loops, iterable)
+            server = self.server
+            self._is_direct = iterates(server.loops, iterable) or (server.iterates_in_c and is_called_from_c())
             self.writer = self._possible_writer if self._is_direct else None
         elif self._needs_proof:
             self.writer = self._possible_writer if has_sent(self.server.loops, self._last_block) else None
@@ -138,13 +187,13 @@ class Service:
         Where the watcher cannot write it in time, it leaves before the application is asked.
         """
         wire = self.wire
-        if wire is None or not (self._speaks and self.is_event_source and self.server.name):
+        if wire is None or self.carried.moves or not wire.takes_comment:
             return None
-        if wire.carried.moves or not wire.takes_comment:
-            return None
-        if self.writer is None if first is None else len(first) >= _LARGE:
-            return wire.note_ours(self._opening())
-        return None
+        if first is None:
+            is_due = self._speaks and (self.writer is None or not self.server.can_open)
+        else:  # a client that was refused before has been told to wait for longer
+            is_due = (self._speaks and len(first) >= _LARGE) or self._admission.maybe_usual_retry() is not None
+        return wire.note_ours(self._opening()) if is_due else None
 
     def _opening(self) -> bytes:
         milliseconds = self._admission.maybe_usual_retry() if self.is_event_source else None
@@ -175,6 +224,7 @@ class Service:
         self.is_quick = (
             not (has_more or self._needs_proof or self.ending or self.baton.is_over or not self.is_stream)
             and self._wire().is_quick
+            and not self._is_overlooked(self._clock())
         )
 
     def must_stop(self, _now: float = 0.0) -> bool:
@@ -202,10 +252,12 @@ class Service:
 
     def ends_now(self) -> bool:
         """Tell whether the stream ends here. Raises `StreamBroken` if its event has been unfinished for too long."""
-        wire = self.wire
+        now, wire = self._clock(), self.wire
+        if self._is_overlooked(now):
+            time.sleep(0.001)  # under gevent all other greenlets wait for an application that never does; 0 would run no timer
         if self.ending is None or wire is None:  # nothing has left before the response has started
             return False
-        waited = self._clock() - self.ending_since
+        waited = now - self.ending_since
         wire.stops_at_event_end = waited >= LEAVE_WHOLE_FOR
         if self.is_event_source and wire.takes_end:
             return True
@@ -215,11 +267,22 @@ class Service:
             raise StreamBroken
         return False
 
+    def _is_overlooked(self, now: float) -> bool:
+        """Whether the watcher has not come for long."""
+        return now - max(self.round.looked_at, self.place.began) > _LOOKED_AT_WITHIN
+
     def last_words(self) -> bytes:
         """Return what leaves last: when to reconnect."""
         if self._options.retry is None or not self._lines_may_follow():
             return b""
         return self._wire().note_ours(retry_line(self._admission.next_retry()), is_comment=False)
+
+    def last_words_if_told_to_end(self) -> Iterator[bytes]:
+        """Yield the last words of an application that has ended because `closing` or `closed` told it to."""
+        if (self.ending is not None or self.round.stopping_since is not None) and self._wire().takes_end:
+            words = self.last_words()
+            if words:
+                yield words
 
     def _lines_may_follow(self) -> bool:
         return self.is_event_source and self._lines and self._wire().takes_comment
@@ -229,24 +292,25 @@ class Service:
 
         From any thread, twice. *run*: what calls the callbacks; by default this thread does.
         """
+        if self._is_finished:
+            return
         if os.getpid() != self._pid:  # a forked child has neither the watcher nor the place
             self.baton.is_over = True
             return
         self.baton.end()
         self.is_quick = False
+        self._is_finished = True
         callbacks = self.handle.end(self.ending or reason)
-        self.place.leave()
+        if self.wire is None:
+            self.place.forget()  # no response has begun: it was no stream, and none has ended
+        else:
+            self.place.leave()
         run(callbacks)
 
     def cut(self) -> None:
         """Have the server cut the response where its end would pass for a whole one. On the server's thread."""
         if self.connection is not None and not self.is_delimited:
             self.connection.close()
-
-    @property
-    def is_delimited(self) -> bool:
-        """Whether a client can tell a cut from an end."""
-        return getattr(self._possible_writer, "is_delimited", True)
 
     def let_go(self) -> None:
         """Forget the request: the server closes the iterable. From any thread, twice."""
@@ -295,6 +359,7 @@ class Service:
         elif self.round.sign is not None:
             self.round.sign.tell_alive()
         if self.baton.is_over:
+            self.is_quick = False
             return True
         self._see_whether_ending(now, run)
         if has_moved:
@@ -333,6 +398,7 @@ class Service:
                 self.handle.begin_closing()
             if stopping_since is None or self.is_event_source or self.round.is_grace_over:
                 self.ending_since, self.ending = now, DRAIN if stopping_since is not None else MEMORY
+                self.is_quick = False  # before an application that is woken yields its next block
                 run(self.handle.end(self.ending))
         if self.ending is not None:
             self.is_quick = False
@@ -355,6 +421,7 @@ class Service:
 
     def _cut_from_outside(self) -> None:
         self.baton.is_over = True
+        self.is_quick = False
         if self.connection is None:
             return
         if self.is_event_source or self.is_delimited:
@@ -369,7 +436,7 @@ class Service:
             return
         heartbeat = self._options.heartbeat
         if self._speaks and heartbeat is not None and self.writer is not None and self.wire is not None:
-            is_opening = self.is_event_source and not self.wire.carried.moves
+            is_opening = self.is_event_source and self.server.can_open and not self.wire.carried.moves
             if silence >= (min(OPEN_AFTER, heartbeat) if is_opening else heartbeat):
                 self._speak(self._opening() if is_opening else HEARTBEAT, now)
         if self._progress is not None or silence >= _LOOK_AT_SENDING_EVERY:
@@ -380,7 +447,8 @@ class Service:
             return
         try:
             wire = self._wire()
-            if wire.takes_comment and self.writer is not None and self.writer.write(line):
+            may_speak = wire.takes_comment and (self.server.can_open or bool(self.carried.moves))
+            if may_speak and self.writer is not None and self.writer.write(line):
                 wire.note_ours(line)
                 self._seen, self._silent_since = wire.carried.moves, now
         except BaseException:
@@ -410,14 +478,13 @@ class Service:
 
     def _see_whether_kept(self, now: float) -> None:
         """Lend the server a stand-in for a thread that the application keeps although there is no more to do."""
-        if not self.baton.is_free or self._take_back is not None:
+        if not self.baton.is_free or self._take_back is not None or self.round.stopping_since is not None:
             return
         if self._kept_since is None:
             self._kept_since = now
         elif now - self._kept_since >= _KEPT_AFTER and not self.place.is_kept:
             self._kept(self.handle.path)
-            pool = self.server.pool()
-            take_back = None if pool is None or self.round.stopping_since is not None else pool.lend()
+            take_back = None if self._pool is None else self._pool.lend(self._start)
             self.place.is_kept = True
             if take_back is not None:
                 self._take_back = take_back

@@ -97,7 +97,7 @@ def each(
     sources.check(stream, has_stop=stop is not None)
     pull = _Pull(iterable, sources)
     del iterable
-    over = _End()
+    over, error = _End(), None
 
     def must_end() -> bool:
         return stream.reason is not None or (endless and stream.is_closing)
@@ -109,13 +109,16 @@ def each(
         while not must_end():
             item = pull.items.get()
             if isinstance(item, _End):
-                if item.error is not None and stream.reason is None:
-                    raise item.error
+                error = item.error
+                del item
+                if error is not None and stream.reason is None:
+                    raise error
                 break
             pull.wanted.put(True)
             yield item  # type: ignore[misc]
             del item
     finally:
+        error = None  # its traceback refers to this very frame
         pull.end()
         if stop is not None:
             _call(stop)

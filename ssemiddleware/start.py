@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
+from .ending import StreamOver
 from .handle import Callback, run_all
+from .request import Request
 from .response import Headers, is_event_stream
 
 if TYPE_CHECKING:
@@ -13,8 +15,14 @@ if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse
 
     from .handle import Stream
-    from .request import Request
     from .service import Service
+
+_NO_REQUEST = Request({}, lambda _: False)
+
+
+def _over(*_: object) -> NoReturn:
+    """Stand for the server's ``start_response`` once the response is closed."""
+    raise StreamOver
 
 
 class Host(Protocol):
@@ -55,6 +63,8 @@ class Start:
 
     def __call__(self, status: str, headers: Headers, exc_info: OptExcInfo | None = None) -> Callable[[bytes], object]:
         """Start the response, as PEP 3333 has it."""
+        if self._start_response is _over:  # else a stream would begin that nobody ends
+            raise StreamOver
         self.is_refused = False
         if not is_event_stream(headers):
             return self._start_another(status, headers, exc_info)
@@ -96,6 +106,10 @@ class Start:
         """Say inside a garbage collection that the server has forgotten the response."""
         if self.service is not None:
             self.service.vanish(self._host.call_later)
+
+    def let_go(self) -> None:
+        """Forget the request and the server: the response is closed. From any thread, twice."""
+        self._start_response, self.request = _over, _NO_REQUEST
 
     def _start_stream(
         self, service: Service, status: str, headers: Headers, exc_info: OptExcInfo | None

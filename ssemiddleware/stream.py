@@ -44,7 +44,8 @@ class EventStream:
         service = self._service
         if service is None or not service.is_quick:
             return self._next_with_a_look()
-        service.baton.give()
+        free = service.baton.free  # `give` and `take` stand here in full: a call costs as much as all the rest
+        free.append(None)
         try:
             block = self._get_next()  # type: ignore[misc]  # a stream is quick behind its first block only
         except StopIteration:
@@ -52,13 +53,16 @@ class EventStream:
         except BaseException:
             self._raised(service)
             raise
-        service.baton.take()
+        try:
+            free.pop()
+        except IndexError:
+            service.baton.take()
         if service.is_quick and type(block) is bytes and block[-2:] == _EVENT_END:
             size = len(block)
             left = self._left - size
             if left >= 0:
                 self._left = left
-                carried = service.place.carried
+                carried = service.carried
                 carried.quick_blocks += 1
                 carried.quick_bytes += size
                 carried.quick_events += block.count(_EVENT_END)
@@ -74,6 +78,7 @@ class EventStream:
             else:
                 self._start.finish(CLIENT_GONE)
         finally:
+            self._start.let_go()
             self._get_next = _stopped
             self._pieces = iter(())
             try:
@@ -100,7 +105,7 @@ class EventStream:
         if service is None or not service.is_stream:
             return self._next_of_unknown()
         service.look_outside(self)
-        opening = service.maybe_opening(None)
+        opening = service.maybe_opening(None) if service.may_open else None
         if opening is not None:
             return service.left(opening)
         if service.baton.is_over:
@@ -151,7 +156,8 @@ class EventStream:
         self._left = QUICK
         if not block:
             return service.left(service.maybe_heartbeat())
-        opening = service.maybe_opening(block)
+        opening = service.maybe_opening(block) if service.may_open else None
+        service.may_open = False
         pieces = service.wire.feed(block)
         is_small = len(block) <= service.wire.max_block
         if is_small:
@@ -168,7 +174,7 @@ class EventStream:
         try:
             block = self._next_block()
         except BaseException as error:
-            if self._start.is_refused:
+            if self._start.is_refused and isinstance(error, StopIteration):
                 return self._refused()
             self._get_next = _stopped
             if self._start.service is not None:
@@ -206,7 +212,7 @@ class EventStream:
         service.is_quick = False
         if service.wire is None or service.baton.is_over or not service.is_stream:
             self._stop()
-        self._pieces = service.wire.finish()
+        self._pieces = chain(service.wire.finish(), service.last_words_if_told_to_end())
         for piece in self._pieces:
             return service.left(piece)
         self._stop()

@@ -91,6 +91,8 @@ class Watcher:
         self._callbacks.put(callbacks)
         if self._caller is None or not self._caller.is_alive():
             self._caller = self.start("ssemiddleware-callbacks", self._call)
+            if self._caller is None:
+                run_all(self._callbacks.get())
 
     def start(self, name: str, target: Callable[[], None]) -> threading.Thread | None:
         """Start a thread that no process waits for; return None where none may be had, which is logged once."""

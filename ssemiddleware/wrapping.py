@@ -1,6 +1,6 @@
 """`wrap`: an application by its name, for a server's command line, where there is no code to change.
 
-    gunicorn "ssemiddleware:wrap('shop.web:create_app()', heartbeat=20)"
+gunicorn "ssemiddleware:wrap('shop.web:create_app()', heartbeat=20)"
 """
 
 from __future__ import annotations

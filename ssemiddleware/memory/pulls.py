@@ -45,6 +45,8 @@ class Pulls:
         governor, last = self._governor, self._last
         if governor is None or (last is not None and last <= self._large and self._pulled < _LIGHT):
             return True
+        if last is None and not governor.turns.expects_large():
+            return True  # nearly always: nothing is set aside for a stream that may well be one of small events
         self._pulled = 0
         if not governor.next_pause() and self._has_turn(0.0):
             return True
@@ -54,6 +56,8 @@ class Pulls:
 
     def came(self, size: int, before: int = 0) -> None:
         """Say that a block of *size* bytes has come, 0 for the end, and *before* it that many bytes in small blocks."""
+        if self._last is None and size >= _LIGHT and self._turn is None and self._governor is not None:
+            self._governor.turns.expect(size)
         self._last = size
         self._pulled += before + size
         if self._turn is not None and self._governor is not None:

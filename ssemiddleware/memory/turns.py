@@ -110,6 +110,10 @@ class Turns:
         self._short()
         return None
 
+    def expects_large(self) -> bool:
+        """Tell whether a stream's first block is expected to be large: as one of the last streams' was. Takes no lock."""
+        return self._pid != os.getpid() or self._expected is None or self._expected >= _LIGHT
+
     def _take(self, turn: Turn, reading: Reading, waited: float) -> bool:
         """Set memory aside for *turn* if there is some; return whether there is."""
         name = self._shared()
@@ -131,7 +135,7 @@ class Turns:
         # No lock: a garbage collection inside `maybe_begin` may end another stream, and with it this one's turn.
         if turn.is_first:
             turn.is_first = False
-            self._expect_less(size)
+            self.expect(size)
         now, ends = self._clock(), turn.until
         turn.until = min(ends, now + _SEEN_AFTER)
         if turn.reservations is not None and turn.place is not None and now < ends:  # then another may have the place
@@ -140,10 +144,11 @@ class Turns:
     def _forget_old(self, now: float) -> None:
         for turn in self._taken:
             if turn.until <= now and turn.is_first:
-                self._expect_less()
+                self.expect()
         self._taken = [turn for turn in self._taken if turn.until > now]
 
-    def _expect_less(self, size: int = 0) -> None:
+    def expect(self, size: int = 0) -> None:
+        """Expect streams' first blocks to be as large as one of *size* bytes, or half as large as before."""
         self._expected = max(size, (self._expected or 0) // 2)
 
     def _has_room(self, needs: int, reading: Reading, others: int) -> bool:

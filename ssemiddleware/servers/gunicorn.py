@@ -135,7 +135,7 @@ class ResponseWriter(CallingWriter):
     __slots__ = ("_response",)
 
     def __init__(self, response: Any, connection: Connection) -> None:
-        super().__init__(response.write, connection)
+        super().__init__(response.write, connection, is_delimited=response.chunked)
         self._response = response
 
     def end(self, last: bytes) -> bool:

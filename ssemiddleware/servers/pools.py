@@ -5,7 +5,7 @@ queue meanwhile, as the kept thread would have done. (Raising ``_max_workers`` s
 not even then while the pool counts idle threads: 0 of 20 requests were answered.)
 
     pool = ExecutorPool(executor)
-    take_back = pool.lend()  # None where no stand-in can be had
+    take_back = pool.lend(start)  # None where no stand-in can be had
     ...
     take_back()              # the kept thread has let go
 
@@ -18,13 +18,17 @@ Read in CPython 3.10 to 3.14, run with 3.10 to 3.13.
 from __future__ import annotations
 
 import concurrent.futures.thread as futures
+import functools
 import logging
 import queue
 import threading
 import weakref
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .server import StartThread
 
 _logger = logging.getLogger("ssemiddleware")
 
@@ -44,7 +48,7 @@ class ExecutorPool:
         """How many threads it has at most."""
         return self._executor._max_workers
 
-    def lend(self) -> Callable[[], None] | None:
+    def lend(self, start: StartThread) -> Callable[[], None] | None:
         """Have one thread more work off the queue; return what takes it back, None where there are as many as threads already.
 
         What takes it back may be called from any thread and more than once. A stand-in that is at work then ends it first.
@@ -53,7 +57,7 @@ class ExecutorPool:
             return None
         with _lock:
             stand_ins = _of_executors.setdefault(self._executor, _StandIns(self._executor))
-        return stand_ins.lend(self._executor)
+        return stand_ins.lend(self._executor, start)
 
 
 class _StandIns:
@@ -66,23 +70,20 @@ class _StandIns:
         self._wanted = 0
         self._threads: set[threading.Thread] = set()
 
-    def lend(self, executor: ThreadPoolExecutor) -> Callable[[], None] | None:
+    def lend(self, executor: ThreadPoolExecutor, start: StartThread) -> Callable[[], None] | None:
         with self._lock:
             if self._wanted >= executor._max_workers:
                 return None
-            if len(self._threads) <= self._wanted and not self._start(executor):
+            if len(self._threads) <= self._wanted and not self._start(executor, start):
                 return None
             self._wanted += 1
         return self._take_back_once()
 
-    def _start(self, executor: ThreadPoolExecutor) -> bool:
-        thread = threading.Thread(target=self._work, args=[_Room(executor)], name="ssemiddleware-stand-in", daemon=True)
-        try:
-            thread.start()
-        except RuntimeError:  # no thread can be had, or the interpreter is ending
-            return False
-        self._threads.add(thread)
-        return True
+    def _start(self, executor: ThreadPoolExecutor, start: StartThread) -> bool:
+        thread = start("ssemiddleware-stand-in", functools.partial(self._work, _Room(executor)))
+        if thread is not None:
+            self._threads.add(thread)
+        return thread is not None
 
     def _take_back_once(self) -> Callable[[], None]:
         lent = [None]

@@ -80,7 +80,7 @@ class HandlerWriter(CallingWriter):
     __slots__ = ("_handler",)
 
     def __init__(self, handler: Any, connection: Connection) -> None:
-        super().__init__(handler.write, connection)
+        super().__init__(handler.write, connection, is_delimited=handler.request_version != "HTTP/1.0")
         self._handler = handler
 
     def end(self, last: bytes) -> bool:

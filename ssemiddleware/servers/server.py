@@ -10,12 +10,20 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from threading import Thread
 
     from _typeshed.wsgi import WSGIEnvironment
 
     from .connection import Connection
 
 MOST_WRITTEN = 64  # bytes of one write of ours: behind a true POLLOUT it never waits, 64 KiB do (see DESIGN.md)
+
+
+class StartThread(Protocol):
+    """How the watcher starts a thread that no process waits for."""
+
+    def __call__(self, name: str, target: Callable[[], None]) -> Thread | None:
+        """Return the thread, None where none can be started."""
 
 
 class Loop(NamedTuple):
@@ -70,8 +78,8 @@ class Pool(Protocol):
     def threads(self) -> int:
         """How many there are."""
 
-    def lend(self) -> Callable[[], None] | None:
-        """Start a thread that works off the pool's queue; return what takes it back, None where that cannot be now."""
+    def lend(self, start: StartThread) -> Callable[[], None] | None:
+        """Have *start* start a thread that works off the queue; return what takes it back, None where that cannot be now."""
 
 
 class Server:

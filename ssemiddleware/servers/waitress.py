@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
-from .server import Loop, Pool, Server, StopSign, Writer
+from .server import Loop, Pool, Server, StartThread, StopSign, Writer
 from .stopping import AskedSign
 from .writing import CHANGED_OUTSIDE, CallingWriter, check_length, has_length_or_encoding, is_exactly, may_be_written
 
@@ -120,7 +120,7 @@ class _Pool:
         self._dispatcher = dispatcher
         self.threads = threads
 
-    def lend(self) -> Callable[[], None] | None:
+    def lend(self, start: StartThread) -> Callable[[], None] | None:  # noqa: ARG002  (the dispatcher starts its own)
         """See `server.Pool`."""
         dispatcher = self._dispatcher
         if not dispatcher.lock.acquire(blocking=False):

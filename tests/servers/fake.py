@@ -168,7 +168,7 @@ class FakePool:
     def __init__(self) -> None:
         self.lent = self.taken_back = 0
 
-    def lend(self) -> Callable[[], None] | None:
+    def lend(self, start: object) -> Callable[[], None] | None:
         self.lent += 1
 
         def take_back() -> None:

@@ -16,8 +16,11 @@ import pytest
 
 from ssemiddleware.servers import pools
 from ssemiddleware.servers.pools import ExecutorPool
+from ssemiddleware.watcher import Watcher
 
 from ..applications import DEADLINE
+
+start_thread = Watcher().start
 
 
 @pytest.fixture(autouse=True)
@@ -63,7 +66,7 @@ def kept() -> Iterator[Kept]:
 
 
 def lend(pool: ExecutorPool) -> Callable[[], None]:
-    take_back = pool.lend()
+    take_back = pool.lend(start_thread)
     assert take_back is not None
     return take_back
 
@@ -85,7 +88,7 @@ def test_what_a_task_raises_goes_to_its_future_and_the_stand_in_works_on(kept: K
 def test_there_are_at_most_as_many_stand_ins_as_threads(kept: Kept) -> None:
     assert kept.pool.threads == 1
     take_back = lend(kept.pool)
-    assert ExecutorPool(kept.executor).lend() is None
+    assert ExecutorPool(kept.executor).lend(start_thread) is None
     take_back()
     lend(ExecutorPool(kept.executor))
 
@@ -95,7 +98,7 @@ def test_taking_back_twice_counts_once(kept: Kept) -> None:
     first()
     lend(kept.pool)
     first()
-    assert kept.pool.lend() is None
+    assert kept.pool.lend(start_thread) is None
 
 
 def test_a_stand_in_leaves_when_it_is_taken_back(kept: Kept) -> None:
@@ -140,7 +143,7 @@ def test_no_item_is_lost_while_stand_ins_come_and_go() -> None:
     kept = Kept(threads=2)
     tasks: list[Future[int]] = []
     for number in range(300):
-        take_back = kept.pool.lend()
+        take_back = kept.pool.lend(start_thread)
         tasks.append(kept.executor.submit(int, str(number)))
         if take_back is not None and number % 3:
             take_back()
@@ -244,13 +247,13 @@ class OfItsOwn(ThreadPoolExecutor):
 
 @pytest.mark.parametrize("executor", [object(), OfItsOwn(1)], ids=["no executor", "an executor with another submit"])
 def test_an_executor_that_works_in_another_way_gets_no_stand_in(executor: Any) -> None:
-    assert ExecutorPool(executor).lend() is None
+    assert ExecutorPool(executor).lend(start_thread) is None
 
 
 def test_a_pool_that_has_ended_gets_no_stand_in() -> None:
     executor = ThreadPoolExecutor(1)
     executor.shutdown()
-    assert ExecutorPool(executor).lend() is None
+    assert ExecutorPool(executor).lend(start_thread) is None
 
 
 def test_a_process_without_threads_left_gets_no_stand_in(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -259,7 +262,7 @@ def test_a_process_without_threads_left_gets_no_stand_in(kept: Kept, monkeypatch
 
     with monkeypatch.context() as patch:
         patch.setattr(threading.Thread, "start", start)
-        assert kept.pool.lend() is None
+        assert kept.pool.lend(start_thread) is None
     lend(kept.pool)
 
 
@@ -267,8 +270,10 @@ AT_EXIT = """
 import threading, time
 from concurrent.futures import ThreadPoolExecutor
 from ssemiddleware.servers.pools import ExecutorPool
+from ssemiddleware.watcher import Watcher
+start_thread = Watcher().start
 executor = ThreadPoolExecutor(2)
-take_back = [ExecutorPool(executor).lend() for _ in range(2)]
+take_back = [ExecutorPool(executor).lend(start_thread) for _ in range(2)]
 all_there = threading.Barrier(3)
 tasks = [executor.submit(all_there.wait) for _ in range(3)]
 [task.result() for task in tasks]
