@@ -348,7 +348,8 @@ class Service:
         """Do what is due; return False once there is nothing more to do. Never waits."""
         if self.is_done:
             return False
-        if self.connection is not None and self.connection.is_closed_by_itself:
+        connection = self.connection
+        if connection is not None and connection.is_closed_by_itself:
             self.notice(run)
         moves = -1 if self.wire is None else self.wire.carried.moves
         has_moved, self._seen = moves != self._seen, moves
@@ -489,8 +490,14 @@ class Service:
             if take_back is not None:
                 self._take_back = take_back
                 self.place.lend()
+                if self.is_done:  # let go of meanwhile
+                    take_back()
 
     def fail(self, run: Run) -> None:
         """End a stream whose service raised an exception."""
-        self._cut_from_outside()
+        if self.baton.hold():
+            try:
+                self._cut_from_outside()
+            finally:
+                self.baton.let_go()
         run(self.handle.end(FAILED))

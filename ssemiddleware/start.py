@@ -134,6 +134,8 @@ class Start:
         is_given = service is not None and service.baton.take()
         try:
             write = self._pass_on(status, headers, exc_info)
+            if service is not None:
+                service.baton.is_over = True  # before the watcher may write: what follows is no event stream
         finally:
             exc_info = None
             if service is not None and is_given:
