@@ -473,7 +473,7 @@ def test_an_event_that_does_not_end_in_time_is_cut(half: bytes) -> None:
 
 
 def test_a_cut_where_an_end_looks_the_same_closes_the_connection_with_a_reset() -> None:
-    exchange = Exchange(script(b"data: 1", stops, 0.25, *every(0.05, b"x", times=20)), EVENT_SOURCE)
+    exchange = Exchange(script(b"data: 1", stops, 0.25, *every(0.05, b"x", times=20), is_lazy=True), EVENT_SOURCE)
     exchange.client.is_delimited = False
     with pytest.raises(StreamBroken):
         exchange.rest()
@@ -567,7 +567,7 @@ def test_a_cut_from_outside_of_a_response_without_an_end_waits_for_the_close() -
     def has_no_grace(exchange: Exchange) -> None:
         exchange.sign.grace = 0.0
 
-    exchange = Exchange(script(EVENT, has_no_grace, stops, 10.0), FETCH)
+    exchange = Exchange(script(EVENT, has_no_grace, stops, 10.0, is_lazy=True), FETCH)
     exchange.client.is_delimited = False
     exchange.rest()
     assert "reset on close" in exchange.client.done
@@ -767,7 +767,7 @@ def test_no_stand_in_is_lent_by_a_process_that_stops() -> None:
     exchange = Exchange(script(EVENT, stops, 0.25, 10.0), EVENT_SOURCE)
     exchange.rest()
     assert exchange.pool.lent == 0
-    assert len(exchange.kept) == 1
+    assert exchange.kept == []
 
 
 def test_a_supervisor_is_told_that_the_worker_lives_as_long_as_the_client_is_there() -> None:

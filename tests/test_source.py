@@ -46,13 +46,9 @@ class Source:
         self.given.put(None)
 
 
-class Requested:
-    path = "/events\nforged"
-
-
 def stream_with(sources: Sources | None = None) -> tuple[Stream, Sources]:
     sources = sources or Sources()
-    return Stream("", Requested(), sources), sources
+    return Stream("", "/events\nforged", sources), sources
 
 
 def wait_until(is_so: Callable[[], bool]) -> None:
@@ -180,6 +176,30 @@ def test_what_the_source_raises_is_raised_with_its_traceback() -> None:
         next(items)
     assert traceback.extract_tb(raised.value.__traceback__)[-1].name == "listen"
     wait_until(lambda: not sources.left)
+
+
+def test_what_the_source_raised_lives_no_longer_than_the_loop() -> None:
+    class Held:
+        pass
+
+    references: list[weakref.ref[Held]] = []
+
+    def listen() -> Iterator[int]:
+        held = Held()
+        references.append(weakref.ref(held))
+        yield 1
+        raise LookupError("no such channel")
+
+    stream, sources = stream_with()
+    gc.disable()
+    try:
+        with pytest.raises(LookupError) as raised:
+            list(stream.each(listen(), stop=lambda: None))
+        wait_until(lambda: not sources.left)
+        del raised
+        wait_until(lambda: references[0]() is None)
+    finally:
+        gc.enable()
 
 
 def test_what_the_source_raises_once_the_stream_is_closed_is_its_end() -> None:

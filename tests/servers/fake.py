@@ -12,6 +12,7 @@ Between two steps of the server's loop the server writes.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -257,6 +258,7 @@ class Exchange:
         **options: object,
     ) -> None:
         self.clock = Clock()
+        self.clock.now = time.monotonic()  # as a place's
         self.client = Client()
         self.sign, self.pool = FakeSign(), FakePool()
         self.can_write = can_write
