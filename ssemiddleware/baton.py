@@ -95,7 +95,9 @@ class Baton:
             return False
         self._taken += 1  # first: `take` must be able to tell that it may have been the watcher
         if self._maybe_take():
-            return True
+            if not self.is_over:  # asked again: who had the token may have ended the stream before giving it
+                return True
+            self.free.append(None)
         self.let_go()
         return False
 
