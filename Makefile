@@ -1,4 +1,4 @@
-# make demo: see it work.  make test: all tests.  make check: what CI runs.  make bench: the numbers in the README.
+# make demo: see it work.  make test: all tests.  make check: what CI runs.  make bench: the numbers in docs/benchmarks.md.
 
 PYTHON ?= python3
 VENV := .venv
@@ -32,7 +32,7 @@ types: $(VENV)/check.installed $(VENV)/demo.installed $(VENV)/test.installed $(V
 	$(VENV)/bin/mypy
 
 bench: $(VENV)/bench.installed
-	$(VENV)/bin/python -m benchmarks --markdown README.md --plots benchmarks/plots
+	$(VENV)/bin/python -m benchmarks --markdown docs/benchmarks.md --summary README.md --plots benchmarks/plots
 
 bench-short: $(VENV)/bench.installed
 	$(VENV)/bin/python -m benchmarks --short

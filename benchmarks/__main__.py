@@ -5,7 +5,6 @@ from __future__ import annotations
 import argparse
 import gc
 import logging
-import resource
 import signal
 import sys
 import time
@@ -14,18 +13,33 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from . import __doc__ as description
-from . import block_size, container, crowd, give_back, inline_cost, latency, memory_use, oversized, short_streams, throughput
-from .machine import facts
-from .results import HEADINGS, Effort, Outcome, table
+from . import (
+    block_size,
+    container,
+    crowd,
+    event_cost,
+    fan_out,
+    give_back,
+    latency,
+    memory_use,
+    oversized,
+    short_streams,
+    silence,
+    throughput,
+)
+from .machine import allow_many_files, facts
+from .results import HEADINGS, Effort, Figure, Outcome, table
 
 BENCHMARKS: dict[str, Callable[[Effort], Outcome]] = {
-    "inline": inline_cost.measure,
+    "fan-out": fan_out.measure,
+    "silence": silence.measure,
     "throughput": throughput.measure,
     "latency": latency.measure,
+    "short-streams": short_streams.measure,
+    "event-cost": event_cost.measure,
     "memory": memory_use.measure,
     "container": container.measure,
     "give-back": give_back.measure,
-    "short-streams": short_streams.measure,
     "crowd": crowd.measure,
     "oversized": oversized.measure,
     "block-size": block_size.measure,
@@ -44,6 +58,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     outcomes = [outcome for name in names if (outcome := maybe_run(name, Effort(options.short)))]
     if options.markdown:
         write_markdown("\n\n".join([*map(written, outcomes), *about]), options.markdown)
+    if options.summary:
+        write_markdown(figures_table([figure for outcome in outcomes for figure in outcome.summary]), options.summary)
     if options.plots:
         draw_plots(outcomes, options.plots)
     return 0 if len(outcomes) == len(names) else 1
@@ -53,11 +69,12 @@ def command_line() -> argparse.ArgumentParser:
     """Describe the options."""
     formatter = argparse.RawDescriptionHelpFormatter
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=description, formatter_class=formatter)
-    parser.add_argument("--short", action="store_true", help="see that everything runs, in under a minute")
+    parser.add_argument("--short", action="store_true", help="see that everything runs, in a minute or two")
     only = f"one of {', '.join(BENCHMARKS)}; may be repeated"
     parser.add_argument("--only", action="append", choices=BENCHMARKS, metavar="NAME", help=only)
     between = f"write the results between {BEGIN} and {END} in FILE, or print them if it has no such lines"
     parser.add_argument("--markdown", type=Path, metavar="FILE", help=between)
+    parser.add_argument("--summary", type=Path, metavar="FILE", help="write the few most telling results there in the same way")
     parser.add_argument("--plots", type=Path, metavar="DIR", help="write plots as SVG to DIR (needs matplotlib)")
     return parser
 
@@ -69,8 +86,7 @@ def prepare_process() -> None:
     gc.disable()
     logging.getLogger("ssemiddleware").setLevel(logging.ERROR)  # what it advises is on purpose here
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # as an exception, so that what was started is ended
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # the servers inherit it
+    allow_many_files()
 
 
 def maybe_run(name: str, effort: Effort) -> Outcome | None:
@@ -90,8 +106,13 @@ def written(outcome: Outcome) -> str:
     """Return an outcome as text, which is Markdown."""
     parts = [f"### {outcome.title}"]
     if outcome.figures:
-        parts.append(table(HEADINGS, [figure.row() for figure in outcome.figures]))
+        parts.append(figures_table(outcome.figures))
     return "\n\n".join([*parts, *outcome.notes])
+
+
+def figures_table(figures: Sequence[Figure]) -> str:
+    """Return the table of figures."""
+    return table(HEADINGS, [figure.row() for figure in figures])
 
 
 def write_markdown(text: str, file: Path) -> None:

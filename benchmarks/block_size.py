@@ -20,19 +20,17 @@ from .memory_use import forget_peak, peak_memory, settle
 from .reading import connect, request
 from .results import Curve, Effort, Outcome, Panel, in_turn, number, size_name, table
 from .serving import ROOT, Server, gunicorn, uvicorn
-from .throughput import BIG_TARGETS, SMALL_TARGETS
+from .throughput import BIG_TARGETS, SMALL_TARGET
 
 # How many times as fast as bare a burst should be.
-_FAST_ENOUGH = {"58 bytes": SMALL_TARGETS["gthread"].bound} | {
-    size_name(size): target.bound for size, target in BIG_TARGETS.items()
-}
+_FAST_ENOUGH = {"58 bytes": SMALL_TARGET.bound} | {size_name(size): target.bound for size, target in BIG_TARGETS.items()}
 _BIG_EVENTS = "fresh/1000000/10000000"  # 10 MB each, without an end
 
 Columns = dict[str, dict[str, float]]  # what was measured, and of it a value for each way: "bare", "wrapped-65536" ...
 
 
 def measure(effort: Effort) -> Outcome:
-    """Measure every ``max_block`` from 32 KiB to 1 MiB, and bare beside them."""
+    """Measure every ``max_block`` from 32 to 512 KiB, and bare beside them."""
     sizes = MAX_BLOCKS[: effort.pick(len(MAX_BLOCKS), 1)]
     ways = ("bare", *map(way_of, sizes))
     speeds = throughputs(ways, effort)
@@ -42,7 +40,7 @@ def measure(effort: Effort) -> Outcome:
     }
     delays = delays_on("gthread", ways, effort) | delays_on("gevent", ways, effort)
     return Outcome(
-        "max_block from 32 KiB to 1 MiB, announced streams",
+        "max_block from 32 to 512 KiB, announced streams",
         notes=[comparison(sizes, speeds, peaks, delays), choice(sizes, speeds, peaks, delays)],
         plots={"block_size": panels(sizes, speeds, peaks, delays)},
     )
@@ -61,20 +59,18 @@ def throughputs(ways: Sequence[str], effort: Effort) -> Columns:
     small, big = small_events(effort), [big_events(size, effort) for size in BIG_TARGETS]
     with gunicorn("gthread") as server:
         senders = {way: Sender(server.port, way, announced=True) for way in ways}
-        inline = {way: sender._replace(announced=False) for way, sender in senders.items()}
-        columns = {burst.name: speeds_of(burst, senders, effort) for burst in (small, *big)}
-        return columns | {f"{big[-1].name} inline": speeds_of(big[-1], inline, effort)}
+        return {burst.name: speeds_of(burst, senders, effort) for burst in (small, *big)}
 
 
 def speeds_of(burst: Burst, senders: Mapping[str, Sender], effort: Effort) -> dict[str, float]:
     """Return how many times as fast as from the bare one *burst* comes from each of *senders*."""
-    taken = in_turn(burst.turns(effort), tuple(senders), timer(burst, senders))
+    taken = in_turn(effort.pick(7, 1), tuple(senders), timer(burst, senders))
     return {way: median(bare / own for bare, own in zip(taken["bare"], seconds, strict=True)) for way, seconds in taken.items()}
 
 
 def peaks_of(start: Callable[[], AbstractContextManager[Server]], ways: Sequence[str], effort: Effort) -> dict[str, float]:
     """Return by how many MB the worker grows at most while a slow client reads big events; a new server each time."""
-    taken = in_turn(effort.pick(3, 1), ways, lambda way: _peak(start, way, effort.pick(2, 1)))
+    taken = in_turn(effort.pick(2, 1), ways, lambda way: _peak(start, way, effort.pick(2, 1)))
     return {way: median(peaks) for way, peaks in taken.items()}
 
 
@@ -102,7 +98,7 @@ def delays_on(worker_class: str, ways: Sequence[str], effort: Effort) -> Columns
                 latencies = latencies_of(server.port, path, count)
             return share(latencies, 50), share(latencies, 99)
 
-        taken = in_turn(effort.pick(5, 1), ("alone", *ways), latencies_beside)
+        taken = in_turn(effort.pick(3, 1), ("alone", *ways), latencies_beside)
     medians, nearly_all = {}, {}
     for way, turns in taken.items():
         medians[way], nearly_all[way] = map(median, zip(*turns, strict=True))

@@ -1,7 +1,7 @@
 """A container of 256 MB whose clients are slow and whose events are big: bare, the kernel kills; wrapped, everybody is served.
 
 32 clients, which read 200 KB a second, each ask gunicorn's gthread with 32 threads for events of 5 MB, each event new.
-Server and worker are in a memory cgroup of their own, which only root can make. A client that is sent away, or whose
+Server and worker are in a memory cgroup of their own, which only root can make. A client that is refused, or whose
 connection breaks, comes back as an EventSource does.
 """
 
@@ -38,7 +38,7 @@ class Course(NamedTuple):
     most_used: int  # bytes; as the kernel has it, where it tells
     kills: list[float]  # when the kernel killed, in seconds
     served: int  # clients
-    sent_away: int  # times
+    refused: int  # times
     breaks: int  # of connections
     seconds: float
 
@@ -76,9 +76,9 @@ def watch(group: MemoryGroup, readers: Sequence[SlowReader], within: float, unti
         kills.extend([now] * (group.kills - len(kills)))
         time.sleep(SAMPLE_EVERY)
     served = sum(reader.served_at is not None for reader in readers)
-    sent_away, breaks = sum(reader.sent_away for reader in readers), sum(reader.breaks for reader in readers)
+    refused, breaks = sum(reader.refused for reader in readers), sum(reader.breaks for reader in readers)
     most_used = group.most_used or max(sample.used for sample in samples)
-    return Course(samples, most_used, kills, served, sent_away, breaks, now)
+    return Course(samples, most_used, kills, served, refused, breaks, now)
 
 
 def measure(effort: Effort) -> Outcome:
@@ -101,7 +101,7 @@ def measure(effort: Effort) -> Outcome:
     return outcome
 
 
-HEADINGS = ("", "clients served", "killed by the kernel", "highest memory", "sent away", "connections broken", "seconds")
+HEADINGS = ("", "clients served", "killed by the kernel", "highest memory", "refused", "connections broken", "seconds")
 
 
 def row(way: str, course: Course) -> tuple[str, ...]:
@@ -109,7 +109,7 @@ def row(way: str, course: Course) -> tuple[str, ...]:
     killed = f"{len(course.kills)} times, first after {course.kills[0]:.1f} s" if course.kills else "never"
     highest = f"{course.most_used / _MIB:.0f} MiB"
     return (
-        way, f"**{course.served} of {CLIENTS}**", f"**{killed}**", highest, str(course.sent_away), str(course.breaks),
+        way, f"**{course.served} of {CLIENTS}**", f"**{killed}**", highest, str(course.refused), str(course.breaks),
         f"{course.seconds:.0f}",
     )  # fmt: skip
 

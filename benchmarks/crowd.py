@@ -38,7 +38,7 @@ class Size(NamedTuple):
 
 
 _FULL, _SHORT = (
-    Size(500, 100, 3000, "timed/4/250000", 100, 60.0, 2.0, 5.0),
+    Size(500, 100, 3000, "timed/4/250000", 100, 20.0, 2.0, 5.0),
     Size(30, 10, 200, "timed/4/50000", 12, 0.6, 0.3, 0.3),
 )
 
@@ -163,19 +163,17 @@ def added(subject: str, server: str, situations: Situations, targets: Mapping[in
 
 def fate(server: str, seen: Seen, size: Size) -> str:
     """Return what became of the crowd, as a sentence."""
-    sent_away = [(visit.retry or 0) / 1000 for visit in seen.visits if visit.was_sent_away]
+    refused = [(visit.retry or 0) / 1000 for visit in seen.visits if visit.was_refused]
     served = [visit.ended_at for visit in seen.visits if visit.events == _EVENTS]
     visits = max(sum(visit.client == client for visit in seen.visits) for client in range(size.clients))
     told = (
         f"{server}, wrapped: {len(served)} of {size.clients} clients were served within "
         f"{number(max(served) - seen.visits[0].asked_at)} s, at most {max(count for _, count in seen.history)} at a time."
     )
-    if not sent_away:
-        return f"{told} Nobody was sent away."
-    spread = f"{number(min(sent_away))} to {number(max(sent_away))} s (median {number(share(sent_away, 50))} s)"
-    return (
-        f"{told} {len(sent_away)} times one was sent away, to come back after {spread}; nobody came more than {visits} times."
-    )
+    if not refused:
+        return f"{told} Nobody was refused."
+    spread = f"{number(min(refused))} to {number(max(refused))} s (median {number(share(refused, 50))} s)"
+    return f"{told} {len(refused)} requests were refused, to come back after {spread}; nobody came more than {visits} times."
 
 
 # -- the plots

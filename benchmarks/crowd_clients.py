@@ -46,7 +46,7 @@ class Visit(NamedTuple):
     retry: int | None
 
     @property
-    def was_sent_away(self) -> bool:
+    def was_refused(self) -> bool:
         """Whether it got nothing but a time to come back."""
         return self.retry is not None and not self.events
 

@@ -93,7 +93,7 @@ class Given(NamedTuple):
 def measure(effort: Effort) -> Outcome:
     """Measure each way on a new worker, with each kind of application."""
     taken = {
-        (kind, way): [give_back_in_worker(kind, number, rounds=effort.pick(2, 1)) for _ in range(effort.pick(3, 1))]
+        (kind, way): [give_back_in_worker(kind, number, effort.pick(CLIENTS, 4)) for _ in range(effort.pick(3, 1))]
         for kind, (number, way) in product(KINDS, enumerate(WAYS))
     }
     headings = "application", "way", "given back", "lowest to highest turn", "of a core"
@@ -110,13 +110,12 @@ def row(kind: str, way: str, turns: list[Given]) -> tuple[str, ...]:
     return kind, f"`{way}`", typical, f"{number(min(sizes))} to {number(max(sizes))}", f"{milliseconds} ms"
 
 
-def give_back_in_worker(kind: str, way: int, *, rounds: int) -> Given:
+def give_back_in_worker(kind: str, way: int, clients: int) -> Given:
     """Load a new worker as the module says, and have it give back."""
     with gunicorn("gthread", threads=32, application="give_back:served") as server, ExitStack() as streams:
-        with ThreadPoolExecutor(CLIENTS) as clients:
-            for _ in range(rounds):
-                list(clients.map(partial(read_both, server.port, kind), range(CLIENTS)))
-        for client in range(CLIENTS // 2):
+        with ThreadPoolExecutor(clients) as threads:
+            list(threads.map(partial(read_both, server.port, kind), range(clients)))
+        for client in range(clients // 2):
             connection = streams.enter_context(connect(server.port, receive_buffer=65536))
             connection.sendall(request(path(kind, client), announced=True))
             received = 0

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+import resource
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -11,6 +12,12 @@ import psutil
 
 _SERVERS = ("gunicorn", "gevent", "uvicorn", "uvloop", "httptools", "a2wsgi", "starlette", "sse-starlette")
 _PACKAGES = (*_SERVERS, "werkzeug", "psutil")
+
+
+def allow_many_files() -> None:
+    """Let this process, and those that it starts, have as many connections open as the system allows."""
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))
 
 
 def facts() -> list[str]:

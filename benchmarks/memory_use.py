@@ -1,4 +1,4 @@
-"""How much memory the worker gains: by 800 idle streams, and by a big stream to a client that never reads.
+"""How much memory the worker gains by a big stream to a client that never reads. What an open stream takes: see `silence`.
 
 Counted is the unique set size of the worker's process (what ending it would give back), less what it was when it had served
 one such stream and slept. Each time a new server: memory that was once used often stays.
@@ -8,31 +8,23 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
 from pathlib import Path
 from statistics import median
 
 import psutil
 
-from .applications import WRAPPED
 from .reading import connect, read_stream, request
 from .results import Effort, Figure, Outcome, Target, at_most, figure_of_turns, in_turn, number
 from .serving import gunicorn
 
-_FIRST_EVENT = b"data: here\n\n"
-
 
 def measure(effort: Effort) -> Outcome:
-    """Measure both on gthread, announced."""
-    count, seconds, turns = effort.pick(800, 80), effort.pick(3, 1), effort.pick(3, 1)
-    idle = in_turn(turns, ("bare", "wrapped"), lambda way: bytes_of_idle_streams(way, count) / count)
+    """Measure it on gthread, announced."""
+    seconds, turns = effort.pick(3, 1), effort.pick(3, 1)
     unread = in_turn(turns, ("bare", "wrapped"), lambda way: bytes_of_unread_stream(way, seconds))
     return Outcome(
-        "Memory that the worker gains, gthread, announced",
-        [
-            figure(f"{count} idle streams: added memory of each", idle, at_most(25)),
-            figure("200 MB to a client that never reads: added memory", unread, at_most(WRAPPED.read_ahead / 1000 + 1000)),
-        ],
+        "Memory that the worker gains by a client that never reads, gthread, announced",
+        [figure("200 MB to a client that never reads: added memory", unread, at_most(1000))],
     )
 
 
@@ -41,25 +33,6 @@ def figure(subject: str, taken: Mapping[str, Sequence[float]], target: Target) -
     bare, wrapped = ([size / 1000 for size in taken[way]] for way in ("bare", "wrapped"))
     added = [after - before for before, after in zip(bare, wrapped, strict=True)]
     return figure_of_turns(subject, added, " KB", f"{number(median(wrapped))} KB, bare {number(median(bare))} KB", target)
-
-
-def bytes_of_idle_streams(way: str, count: int) -> int:
-    """Open so many streams, wait until each has sent its event, and return what the worker has gained."""
-    with gunicorn("gthread", threads=2 * count) as server, ExitStack() as streams:
-        before = settled_memory(server.port, server.worker, way)
-        asked = request(f"/{way}/idle", announced=True)
-        connections = [streams.enter_context(connect(server.port)) for _ in range(count)]
-        for connection in connections:
-            connection.sendall(asked)
-        for connection in connections:
-            received = b""
-            while _FIRST_EVENT not in received:
-                block = connection.recv(4096)
-                if not block:
-                    raise ConnectionError(f"the stream ended before its first event: {received!r}")
-                received += block
-        time.sleep(1.0)  # so that what only the beginning needs is over
-        return unique_memory(server.worker) - before
 
 
 def bytes_of_unread_stream(way: str, seconds: float) -> int:

@@ -12,11 +12,14 @@ import struct
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from itertools import chain
 
 from .shapes import events_of
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
+OPENING = b":\n"  # what a wrapped stream may begin with
+
+AS_AN_EVENT_SOURCE = "Accept: text/event-stream\r\nCache-Control: no-cache"  # header lines
+ACCEPT_ANYTHING = "Accept: */*"
 
 _TIMEOUT = 60  # seconds without a byte, after which the server is taken for stuck
 _LARGEST_HEAD = 65536  # bytes
@@ -40,7 +43,11 @@ def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
 
 def request(path: str, *, announced: bool) -> bytes:
     """Return a GET as an EventSource sends it, or, not announced, as fetch() does."""
-    headers = "Accept: text/event-stream\r\nCache-Control: no-cache" if announced else "Accept: */*"
+    return request_with(AS_AN_EVENT_SOURCE if announced else ACCEPT_ANYTHING, path)
+
+
+def request_with(headers: str, path: str) -> bytes:
+    """Return a GET with these header lines."""
     return f"GET {path} HTTP/1.1\r\nHost: localhost\r\n{headers}\r\n\r\n".encode()
 
 
@@ -81,18 +88,26 @@ def blocks_of(response: memoryview) -> Iterator[memoryview]:
         at += size + 2
 
 
-def check_size(response: memoryview, size: int) -> None:
-    """Raise `ValueError` unless the body has *size* bytes."""
-    received = sum(map(len, blocks_of(response)))
-    if received != size:
-        raise ValueError(f"expected a body of {size:,} bytes, got {received:,}")
-
-
-def check_bytes(response: memoryview, stream: str, *, opening: bytes) -> int:
-    """Raise `ValueError` unless the body is exactly *opening* and the events of *stream*; return its size."""
+def event_blocks_of(response: memoryview) -> Iterator[memoryview]:
+    """Yield the chunks of a response's body without the comment that may open a wrapped stream."""
     blocks = blocks_of(response)
+    first = next(blocks, memoryview(b""))
+    yield first[len(OPENING) :] if bytes(first[: len(OPENING)]) == OPENING else first
+    yield from blocks
+
+
+def check_size(response: memoryview, size: int) -> None:
+    """Raise `ValueError` unless the events have *size* bytes."""
+    received = sum(map(len, event_blocks_of(response)))
+    if received != size:
+        raise ValueError(f"expected events of {size:,} bytes, got {received:,}")
+
+
+def check_bytes(response: memoryview, stream: str) -> int:
+    """Raise `ValueError` unless the body is exactly the events of *stream*, an opening apart; return their size."""
+    blocks = filter(None, event_blocks_of(response))
     block, size = memoryview(b""), 0
-    for event in chain([opening], events_of(stream)):
+    for event in events_of(stream):
         rest = memoryview(event)
         while rest:
             block = block or next(blocks, memoryview(b""))

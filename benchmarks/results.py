@@ -100,6 +100,7 @@ class Outcome:
     figures: list[Figure] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)  # tables of another form, and sentences
     plots: dict[str, list[Panel]] = field(default_factory=dict)  # by the name of the file
+    summary: list[Figure] = field(default_factory=list)  # those that the README has, too
 
 
 HEADINGS = ("what", "against bare", "lowest to highest turn", "target", "absolute figures")

@@ -41,12 +41,18 @@ def gunicorn(
 ) -> contextlib.AbstractContextManager[Server]:
     """Run gunicorn with one of our applications in each worker; all of it in *group*."""
     options = (
-        f"--workers {workers} --worker-class {worker_class} --threads {threads} "
+        f"--workers {workers} --worker-class {worker_class} --threads {threads} --worker-connections 10000 "
         "--timeout 0 --graceful-timeout 1 --log-level warning"
     )
     port = _free_port()
     module = ["gunicorn", "--bind", f"127.0.0.1:{port}", *options.split(), f"benchmarks.{application}"]
     return _running(port, module, group)
+
+
+def cpu_seconds(process: psutil.Process) -> float:
+    """Return the seconds of a core that the process has taken so far, in the kernel and outside of it."""
+    times = process.cpu_times()
+    return float(times.user + times.system)
 
 
 def uvicorn(application: str) -> contextlib.AbstractContextManager[Server]:

@@ -22,12 +22,12 @@ _RECONNECT_AFTER = 3.0  # seconds: what Chromium and WebKit do as long as nobody
 class SlowReader:
     """Reads *count* events at *rate* bytes a second. As an EventSource does, it comes back with the last event's id.
 
-    A client that does not announce itself is sent away with 503, and obeys Retry-After. `run` is for a thread of its own.
+    A client that does not announce itself is refused with 503, and obeys Retry-After. `run` is for a thread of its own.
     """
 
     def __init__(self, port: int, path: str, *, announced: bool, count: int, rate: int) -> None:
         self.served_at: float | None = None  # time.monotonic()
-        self.sent_away = 0
+        self.refused = 0
         self.breaks = 0  # connections that were cut, refused or never answered
         self._port, self._path, self._count, self._rate = port, path, count, rate
         self._headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"} if announced else {"Accept": "*/*"}
@@ -61,7 +61,7 @@ class SlowReader:
             connection.request("GET", self._path, headers=self._headers | ours)
             with connection.getresponse() as response:
                 if response.status == 503:
-                    self.sent_away += 1
+                    self.refused += 1
                     return float(response.headers["Retry-After"])
                 return self._read_events(response)
         finally:
@@ -82,7 +82,7 @@ class SlowReader:
                 return 0.0
             size += len(block)
             self._given_up.wait(max(0.0, began + size / self._rate - time.monotonic()))
-        self.sent_away += reader.retry is not None and self._events == events
+        self.refused += reader.retry is not None and self._events == events
         return _RECONNECT_AFTER if reader.retry is None else reader.retry / 1000
 
 

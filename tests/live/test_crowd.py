@@ -62,7 +62,7 @@ def test_a_crowd_is_served_in_the_end_and_never_more_at_a_time_than_may_be(kind:
     assert counts["most_in_stats"] == MAX_STREAMS
     assert_spread(visits)
     assert_forgotten(visits)
-    stats, sent_away = counts["stats"], [(visit.retry or 0) / 1000 for visit in visits if visit.was_sent_away]
+    stats, sent_away = counts["stats"], [(visit.retry or 0) / 1000 for visit in visits if visit.was_refused]
     assert stats["ended"] == {"application ended": CLIENTS}
     assert (stats["open_announced"], stats["refused"]) == (0, len(sent_away))
     assert len(sent_away) + CLIENTS == len(visits), "somebody got neither a stream nor a time to come back"
@@ -75,7 +75,7 @@ def test_a_crowd_is_served_in_the_end_and_never_more_at_a_time_than_may_be(kind:
 def assert_spread(visits: Sequence[Visit]) -> None:
     """Of those sent away together, the last stay away longer than the first, and no moment is the end for many."""
     first_visits = {visit.client: visit for visit in reversed(visits)}.values()
-    sent_away = sorted((visit for visit in first_visits if visit.was_sent_away), key=lambda visit: visit.ended_at)
+    sent_away = sorted((visit for visit in first_visits if visit.was_refused), key=lambda visit: visit.ended_at)
     retries = [visit.retry for visit in sent_away if visit.retry is not None]
     assert len(retries) > 0.7 * (CLIENTS - MAX_STREAMS), "the machine is too slow for this crowd"
     quarter = len(retries) // 4
@@ -86,7 +86,7 @@ def assert_spread(visits: Sequence[Visit]) -> None:
 
 def assert_forgotten(visits: Sequence[Visit]) -> None:
     """Whoever was sent away, for however long, comes back as soon as usual once it has had its stream."""
-    sent_away = {visit.client for visit in visits if visit.was_sent_away}
+    sent_away = {visit.client for visit in visits if visit.was_refused}
     told = [visit.retry for visit in visits if visit.events and visit.client in sent_away]
     assert len(told) == len(sent_away) > 0
     assert all(retry is not None and retry <= 1.5 * RETRY for retry in told), told
