@@ -154,13 +154,13 @@ class SSEMiddleware:
         start = Start(self, request, handle, start_response, service)
         try:
             iterable = self.options.application(environ, start)
+            handle.is_answered = True
+            if start.is_refused:
+                return start.refuse_instead_of(iterable)
+            return iterable if start.is_another else EventStream(iterable, start)
         except BaseException:
             start.finish(RAISED)
             raise
-        handle.is_answered = True
-        if start.is_refused:
-            return start.refuse_instead_of(iterable)
-        return iterable if start.is_another else EventStream(iterable, start)
 
     def stats(self) -> Stats:
         """Return what the streams of this process carry and have carried, as numbers. Callable from any thread."""
@@ -185,11 +185,15 @@ class SSEMiddleware:
         place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse)
         if place is None:
             return None
-        service = Service(
-            request, handle, place, options=self.options, admission=self._admission, round=self._round(), server=server,
-            kept=self._log_kept, start=watcher().start,
-        )  # fmt: skip
-        watcher().add(service)
+        try:
+            service = Service(
+                request, handle, place, options=self.options, admission=self._admission, round=self._round(), server=server,
+                kept=self._log_kept, start=watcher().start,
+            )  # fmt: skip
+            watcher().add(service)
+        except BaseException:
+            place.forget()
+            raise
         return service
 
     def amend(self, service: Service, request: Request, status: str, headers: Headers) -> Headers:

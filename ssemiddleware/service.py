@@ -299,12 +299,12 @@ class Service:
             return
         self.baton.end()
         self.is_quick = False
-        self._is_finished = True
         callbacks = self.handle.end(self.ending or reason)
         if self.wire is None:
             self.place.forget()  # no response has begun: it was no stream, and none has ended
         else:
             self.place.leave()
+        self._is_finished = True
         run(callbacks)
 
     def cut(self) -> None:

@@ -95,7 +95,14 @@ class Start:
         return self.is_started and self.service is None
 
     def finish(self, reason: str) -> None:
-        """Say that the request has ended."""
+        """Say that the request has ended. From any thread, twice."""
+        try:
+            self._finish(reason)
+        except BaseException:  # a signal, or a greenlet's end, between two steps
+            self._finish(reason)
+            raise
+
+    def _finish(self, reason: str) -> None:
         if self.service is not None:
             self.service.finish(reason)
             self.service.let_go()
@@ -142,8 +149,8 @@ class Start:
                 service.baton.give()
         self.is_started = True
         if service is not None:
-            self.service = None
             service.forget()
+            self.service = None
         return write
 
     def _pass_on(self, status: str, headers: Headers, exc_info: OptExcInfo | None) -> Callable[[bytes], object]:

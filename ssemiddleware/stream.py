@@ -7,6 +7,7 @@ Call, iteration and ``close()`` of the application happen on the server's thread
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
@@ -72,19 +73,14 @@ class EventStream:
     def close(self) -> None:
         """End the stream, whatever the server's reason is, and close the application's iterable, once."""
         try:
-            if self._service is not None:
-                self._service.finish(CLIENT_GONE)
-                self._service.let_go()
-            else:
-                self._start.finish(CLIENT_GONE)
+            self._start.finish(CLIENT_GONE)
         finally:
             self._start.let_go()
             self._get_next = _stopped
             self._pieces = iter(())
-            try:
+            iterable: object = None
+            with contextlib.suppress(IndexError):  # another thread has closed it
                 iterable = self._iterable.pop()
-            except IndexError:
-                return
             if hasattr(iterable, "close"):
                 iterable.close()
 
@@ -186,7 +182,7 @@ class EventStream:
             raise
         if self._start.is_refused:
             return self._refused()
-        if self._service is None and self._start.service is not None:
+        if self._start.service is not None:  # one that was begun now, maybe in place of what was begun in place of another
             self._service = self._start.service
             self._service.look_outside(self)
             return self._pass_on(self._service, block)
