@@ -150,7 +150,7 @@ def test_a_reading_tells_the_memory_its_marks_and_what_the_wrapped_streams_have_
     assert (reading["state"], reading["open"], reading["refused"], reading["pressure"]) == ("normal", 1, 0, 0)
 
 
-def test_pressure_makes_wrapped_streams_wait_and_is_given_back_when_it_is_ended(demo: WSGIApplication) -> None:
+def test_pressure_makes_bursts_wait_and_no_ticker_and_is_given_back_when_it_is_ended(demo: WSGIApplication) -> None:
     client = Client(demo)
     with open_stream(demo, "/memory/readings") as stream, open_stream(demo, "/wrapped/ticker") as ticker:
         before = next_reading(stream)
@@ -164,8 +164,8 @@ def test_pressure_makes_wrapped_streams_wait_and_is_given_back_when_it_is_ended(
             refused = client.post("/memory/pressure")
             assert (refused.status_code, refused.mimetype) == (409, "text/plain")
             assert refused.get_data(as_text=True) == "It is under pressure already.\n"
-            while next_reading(stream)["paused_seconds"] == before["paused_seconds"]:  # until a wait has gone to its end
-                pass
+            assert next_reading(stream)["pauses"] == before["pauses"]
+            assert len(events_at(demo, "/wrapped/burst?n=10000")) == 10_001  # twice 64 KiB
         finally:
             assert client.delete("/memory/pressure").status_code == 204
         after = reading_when(stream, "normal")

@@ -12,7 +12,7 @@ import psutil
 
 from ssemiddleware.memory import MemoryGauge, MemoryGovernor, give_back_memory
 
-LASTS = 15.0  # seconds: ten ticks of a ticker that waits
+LASTS = 15.0  # seconds: fifteen ticks of a ticker, so that it is seen to go on
 _PIECE = bytes(1 << 20)  # written at a time, so that other threads run in between
 _SPARE = 64_000_000  # bytes that stay free of what the kernel allows: pressure is to be seen, not to kill the process
 

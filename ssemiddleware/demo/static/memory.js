@@ -6,7 +6,7 @@ const GRAPH_SECONDS = 120;
 const MARKS = ["low", "high", "critical", "limit"];
 const STATES_IN_WORDS = {
   normal: "normal: no stream waits",
-  high: "high: streams wait",
+  high: "high: bursts and large events wait",
   critical: "critical: no stream begins",
   last: "last reading",
 };
