@@ -314,7 +314,7 @@ def test_what_began_as_json_and_is_none_is_told_about_once(caplog: pytest.LogCap
 
 def test_lines_are_not_watched_any_more_once_a_long_one_was_logged() -> None:
     lines: list[tuple[str, str]] = []
-    steps = OversizedSteps([], lambda subject, line: lines.append((subject, line)))
+    steps = OversizedSteps([Fragment()], lambda subject, line: lines.append((subject, line)))  # of which nobody asks
     request = Request(environ_of({"PATH_INFO": "/a\n"}), accepts_event_stream)
     events = steps.maybe_events(request)
     assert events is not None
