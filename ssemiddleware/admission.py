@@ -292,20 +292,21 @@ class Admission:
 
     # -- memory that stays critical
 
-    def relieve(self, now: float) -> None:
-        """Tell the hungriest stream to end if memory has been critical for two seconds; another each half second.
+    def relieve(self, now: float) -> bool:
+        """Choose the hungriest stream to end if memory has been critical for two seconds; another each half second.
 
-        Refusing comes first: it begins at once. A stream that pulls nothing is left alone. To be called once a tick.
+        Return whether one was chosen. Refusing comes first: it begins at once. A stream that pulls nothing is left alone. To be called once a tick.
         """
         self._tell()
         if self._memory is None or not self._memory.is_critical:
             self._end_at = math.inf
-            return
+            return False
         with self._counted:
             if not self._end_at - _CRITICAL_FOR <= now <= self._end_at + _CRITICAL_FOR:  # or nobody has looked for as long
                 self._end_at = now + _CRITICAL_FOR
+                hungriest = None
             elif now < self._end_at:
-                return
+                return False
             else:
                 self._end_at = now + _END_ONE_EVERY
                 hungriest = max((place for place in self._open.copy() if not place.must_end), key=Place.hunger, default=None)
@@ -313,6 +314,7 @@ class Admission:
                     hungriest.must_end = True
             for place in self._open.copy():
                 place.mark()
+        return hungriest is not None and hungriest.must_end
 
     # -- what is seen
 

@@ -38,24 +38,25 @@ class StreamOver(ConnectionAbortedError):
 class Round:
     """What is asked once a tick for all streams of one middleware in one process: does the process stop?
 
-    *is_drained*: whether the application has said so. *each*: what else is to be looked at once a tick. For the watcher.
+    *is_drained*: whether the application has said so. *each*: what else is to be looked at once a tick, and whether
+    that concerns each stream. For the watcher.
     """
 
     __slots__ = ("_each", "_is_drained", "looked_at", "sign", "stopping_since")
 
-    def __init__(self, is_drained: Callable[[], object], each: Callable[[float], None]) -> None:
+    def __init__(self, is_drained: Callable[[], object], each: Callable[[float], bool]) -> None:
         self._is_drained = is_drained
         self._each = each
         self.looked_at = 0.0  # the watcher's clock, in seconds
         self.sign: StopSign | None = None
         self.stopping_since: float | None = None  # None as long as the process goes on
 
-    def look(self, now: float) -> None:
-        """Ask; *now*: the watcher's clock, in seconds."""
+    def look(self, now: float) -> bool:
+        """Ask; *now*: the watcher's clock, in seconds. Return whether that concerns each stream at once."""
         self.looked_at = now
         if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
             self.stopping_since = now
-        self._each(now)
+        return self._each(now) or self.stopping_since is not None
 
     @property
     def is_grace_over(self) -> bool:

@@ -207,9 +207,12 @@ class SSEMiddleware:
                 "some answer 500 to them), and a length or ETag is wrong for a stream that comments are added to",
             )
         is_opaque = is_encoded(headers) or not has_body(status)
-        oversized = None if is_opaque else self._oversized.maybe_events(request)
         service.wire = Wire(
-            max_block=self.options.max_block, oversized=oversized, is_opaque=is_opaque, carried=service.place.carried
+            max_block=self.options.max_block,
+            oversized=None if is_opaque else self._oversized.maybe_events(request),
+            watch=None if is_opaque else self._oversized.maybe_watch(service.handle.path),
+            is_opaque=is_opaque,
+            carried=service.place.carried,
         )
         return amended
 

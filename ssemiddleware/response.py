@@ -51,11 +51,11 @@ def amend(headers: Headers) -> tuple[Headers, list[str]]:
     (against compression that holds events back), ``X-Accel-Buffering: no`` tells nginx not to buffer, and the character
     set is UTF-8, as WHATWG 9.2.5 has it (Chromium refuses another, ``requests`` assumes Latin-1 where there is none).
     """
-    amended, dropped = _amended(tuple(map(tuple, headers)))
+    given = tuple([(name, value) for name, value in headers])
+    amended, dropped = _amended_before(given) if len(given) <= _FEW else _amended(given)
     return list(amended), list(dropped)
 
 
-@lru_cache(maxsize=64)  # an application's streams have the same headers, as a rule: a twentieth of a short stream's cost
 def _amended(headers: tuple[tuple[str, str], ...]) -> tuple[Headers, list[str]]:
     dropped = [name for name, _ in headers if is_hop_by_hop_header(name) or name.lower() in _FALSE_FOR_A_STREAM]
     kept = [(name, value) for name, value in headers if name not in dropped]
@@ -64,6 +64,11 @@ def _amended(headers: tuple[tuple[str, str], ...]) -> tuple[Headers, list[str]]:
     if not any(name.lower() == "x-accel-buffering" for name, _ in kept):
         kept.append(("X-Accel-Buffering", "no"))
     return kept, dropped
+
+
+# An application's streams have the same few headers, as a rule. More of them may hold a cookie, which is not for keeping.
+_FEW = 3
+_amended_before = lru_cache(maxsize=64)(_amended)
 
 
 @lru_cache(maxsize=64)

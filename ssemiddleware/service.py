@@ -47,7 +47,7 @@ OPEN_AFTER = 0.5  # seconds of silence: an application that fails at once still 
 _LARGE = 512  # bytes of a first block before which the opening leaves by itself: Caddy then does not compress the stream
 _KEPT_AFTER = 1.0  # seconds for which an application may keep its thread once its client is gone
 _LOOKED_AT_WITHIN = 0.5  # seconds; a watcher that runs comes twice as often
-_LOOK_AT_SENDING_EVERY = 1.0  # seconds, while the server's thread does not come back from a write
+_LOOK_EVERY = 15.0  # seconds between two looks at a stream with which nothing happens
 
 Run = Callable[[list[Callback]], None]
 
@@ -69,7 +69,7 @@ class Service:
         "_kept_since",
         "_last_block",
         "_lines",
-        "_looked_at",
+        "_due",
         "_options",
         "_pid",
         "_pool",
@@ -143,7 +143,7 @@ class Service:
         self._lines = False  # whether lines of ours may go into the body
         self._speaks = False  # whether anything of ours has to be said in time
         self._seen = -1  # the wire's moves when last looked at
-        self._silent_since = self._looked_at = 0.0
+        self._silent_since = self._due = 0.0
         self._progress: Progress | None = None
         self._progress_since = 0.0
         self._connection_ended: State = "open"
@@ -224,7 +224,6 @@ class Service:
         self.is_quick = (
             not (has_more or self._needs_proof or self.ending or self.baton.is_over or not self.is_stream)
             and self._wire().is_quick
-            and not self._is_overlooked(self._clock())
         )
 
     def must_stop(self, _now: float = 0.0) -> bool:
@@ -315,6 +314,7 @@ class Service:
     def let_go(self) -> None:
         """Forget the request: the server closes the iterable. From any thread, twice."""
         self.is_done = True
+        self._due = 0
         self.baton.end() if os.getpid() == self._pid else None
         connection, self.connection = self.connection, None
         writer, self.writer, self._possible_writer, self._write = self._possible_writer, None, None, None
@@ -333,6 +333,7 @@ class Service:
     def vanish(self, run: Run) -> None:
         """End inside a garbage collection a stream that its server has forgotten: nothing is waited for."""
         self.is_done = self.baton.is_over = True
+        self._due = 0
         self.place.vanish()
         run(self.handle.end(CLIENT_GONE))
 
@@ -351,10 +352,7 @@ class Service:
         connection = self.connection
         if connection is not None and connection.is_closed_by_itself:
             self.notice(run)
-        moves = -1 if self.wire is None else self.wire.carried.moves
-        has_moved, self._seen = moves != self._seen, moves
-        if has_moved:
-            self._silent_since, self.place.sent_at, self._progress, self._kept_since = now, now, None, None
+        has_moved = self._has_moved(now)
         if self.handle.reason is not None:
             self._see_whether_kept(now)
         elif self.round.sign is not None:
@@ -363,13 +361,42 @@ class Service:
             self.is_quick = False
             return True
         self._see_whether_ending(now, run)
-        if has_moved:
-            return True
-        if self.ending is not None:
-            self._end_from_outside(now)
-        else:
-            self._see_silence(now, run)
+        if not has_moved:
+            if self.ending is not None:
+                self._end_from_outside(now)
+            else:
+                self._see_silence(now, run)
+        self._due = self._next_due(now)
         return True
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether there may be something to `serve`: seldom, of a stream that is silent or flows."""
+        return self._has_moved(now) and self._due == 0 or now >= self._due
+
+    def _has_moved(self, now: float) -> bool:
+        moves = self.carried.quick_blocks + self.carried.blocks_out
+        if moves == self._seen:
+            return False
+        self._seen = moves
+        self._silent_since, self.place.sent_at, self._progress, self._kept_since = now, now, None, None
+        if self._due:
+            self._due = self._next_due(now)
+        return True
+
+    def _next_due(self, now: float) -> float:
+        """Return when to look again, 0 for at each tick."""
+        sign = self.round.sign
+        is_pressed = self.ending is not None or self.handle.reason is not None or (sign is not None and sign.must_be_told)
+        if is_pressed or (self.connection is not None and self.connection.is_closed_by_itself):
+            return 0
+        heartbeat, deadline = self._options.heartbeat, self._options.send_deadline
+        due = now + (_LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline / 4))
+        if not self.baton.is_free and deadline is not None:
+            due = min(due, now + min(1.0, deadline / 4))
+        if self._speaks and heartbeat is not None:
+            is_opening = self.is_event_source and not self.carried.moves
+            due = min(due, max(now, self._silent_since + (min(OPEN_AFTER, heartbeat) if is_opening else heartbeat)))
+        return due
 
     def notice(self, run: Run) -> None:
         """See what happened to the connection. An event is a hint: the stream's own connection object is asked."""
@@ -382,6 +409,7 @@ class Service:
         if state in ("open", self._connection_ended):
             return
         self._connection_ended = state
+        self._due = 0
         if state == "gone" or self.is_event_source:  # any other client may have half-closed, and still read
             self.baton.is_over = True
             self.is_quick = False
@@ -440,8 +468,7 @@ class Service:
             is_opening = self.is_event_source and self.server.can_open and not self.wire.carried.moves
             if silence >= (min(OPEN_AFTER, heartbeat) if is_opening else heartbeat):
                 self._speak(self._opening() if is_opening else HEARTBEAT, now)
-        if self._progress is not None or silence >= _LOOK_AT_SENDING_EVERY:
-            self._see_whether_stuck(now, run)
+        self._see_whether_stuck(now, run)
 
     def _speak(self, line: bytes, now: float) -> None:
         if not self.baton.take_ours():
@@ -461,10 +488,9 @@ class Service:
     def _see_whether_stuck(self, now: float, run: Run) -> None:
         """Cut the connection of a client that has acknowledged nothing of what waits for it for *send_deadline* seconds."""
         deadline = self._options.send_deadline
-        if deadline is None or now - self._looked_at < min(_LOOK_AT_SENDING_EVERY, deadline / 4) or not self.baton.hold():
+        if deadline is None or not self.baton.hold():
             return
         try:
-            self._looked_at = now
             progress = None if self.connection is None else self.connection.progress()
             if progress is None or not progress.queued:
                 self._progress = None

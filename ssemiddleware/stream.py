@@ -13,6 +13,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
 
 from .ending import CLIENT_GONE, ENDED, RAISED
+from .event_stream import COUNTED, count_event_ends
 from .wire import QUICK, only_bytes
 
 if TYPE_CHECKING:
@@ -66,7 +67,7 @@ class EventStream:
                 carried = service.carried
                 carried.quick_blocks += 1
                 carried.quick_bytes += size
-                carried.quick_events += block.count(_EVENT_END)
+                carried.quick_events += block.count(_EVENT_END) if size <= COUNTED else count_event_ends(block)
                 return block
         return self._pass_on(service, block)
 
@@ -106,9 +107,8 @@ class EventStream:
             return service.left(opening)
         if service.baton.is_over:
             self._stop()
-        if not self._start.request.has_body:  # HEAD: the headers are the answer, however long the stream would go on
-            self._get_next = _stopped
-            return b""
+        if service.wire is not None and not self._start.request.has_body:
+            return self._headers_alone()
         if service.ends_now():
             return self._last_words(service)
         return self._pull(service)
@@ -148,12 +148,18 @@ class EventStream:
             raise
         if service.baton.is_over:
             self._stop()
+        if not self._start.request.has_body:
+            return self._headers_alone()
+        must_look = len(block) >= self._left  # before the next pull, at memory and at the end
         service.pulls.came(len(block), QUICK - self._left)
         self._left = QUICK
         if not block:
             return service.left(service.maybe_heartbeat())
         opening = service.maybe_opening(block) if service.may_open else None
         service.may_open = False
+        if opening is None and service.wire.pass_quickly(block):
+            service.become_quick(has_more=must_look)
+            return service.left(block)
         pieces = service.wire.feed(block)
         is_small = len(block) <= service.wire.max_block
         if is_small:
@@ -161,7 +167,7 @@ class EventStream:
         self._pieces = pieces if opening is None else chain((opening,), pieces)
         del block  # a large one may have left before the next is made
         piece = next(self._pieces, b"")  # PEP 3333: a block for a block, so that the server can do other work
-        has_more = not is_small or opening is not None or getattr(pieces, "__length_hint__", int)() > 0
+        has_more = must_look or not is_small or opening is not None or getattr(pieces, "__length_hint__", int)() > 0
         service.become_quick(has_more=has_more)
         return service.left(piece)
 
@@ -199,6 +205,11 @@ class EventStream:
         return next(self._pieces, b"")
 
     # -- the end
+
+    def _headers_alone(self) -> bytes:
+        """Answer a HEAD: its headers are the answer, however long the stream would go on."""
+        self._get_next = _stopped
+        return b""
 
     def _rest(self, service: Service) -> bytes:
         """Return what is left to leave now that the application has ended; raise `StopIteration` if nothing is."""

@@ -31,8 +31,8 @@ _CALLBACK_WITHIN = 1.0  # seconds, after which one that has not returned is logg
 class Asked(Protocol):
     """What is asked once a tick for several streams."""
 
-    def look(self, now: float) -> None:
-        """Ask; *now* in seconds."""
+    def look(self, now: float) -> bool:
+        """Ask; *now* in seconds. Return whether that concerns each stream at once."""
 
 
 class Watched(Protocol):
@@ -44,6 +44,9 @@ class Watched(Protocol):
     @property
     def round(self) -> Asked:
         """What is asked once a tick for this stream and others."""
+
+    def is_due(self, now: float) -> bool:
+        """Tell whether there may be something to `serve`. Cheap: asked for each stream at each tick."""
 
     @property
     def watches_connection(self) -> bool:
@@ -72,6 +75,7 @@ class Watcher:
         self._calling_since: float | None = None
         # Of the watcher's thread:
         self._streams: list[Watched] = []
+        self._is_one_ending = False
         self._descriptors: dict[Watched, int] = {}
         self._by_descriptor: dict[int, Watched] = {}
         self._poll = original_poll()
@@ -113,7 +117,7 @@ class Watcher:
             self._adopt(self._inbox.get())
             while self._streams or not self._inbox.empty():
                 # Looked up late: under gevent, sleep is another one.
-                time.sleep(_TICK_AT_END if any(stream.ending for stream in self._streams) else _TICK)
+                time.sleep(_TICK_AT_END if self._is_one_ending else _TICK)
                 self._tick()
 
     def _tick(self) -> None:
@@ -121,12 +125,24 @@ class Watcher:
         while not self._inbox.empty():
             self._adopt(self._inbox.get())
         self._see_connections()
-        for asked in {stream.round for stream in self._streams}:
-            self._guarded(None, lambda asked=asked: asked.look(now))  # type: ignore[misc]
-        self._streams = [stream for stream in self._streams if self._serve(stream, now)]
+        is_urgent = [asked for asked in {stream.round for stream in self._streams} if self._look(asked, now)]
+        self._is_one_ending = False
+        self._streams = [
+            stream for stream in self._streams if not (stream.is_due(now) or is_urgent) or self._serve(stream, now)
+        ]
         if self._calling_since is not None and now - self._calling_since > _CALLBACK_WITHIN:
             self._calling_since = None
             _log.warning("an on_close callback has not returned within %d s: others wait for it", _CALLBACK_WITHIN)
+
+    def _look(self, asked: Asked, now: float) -> bool:
+        is_urgent = True
+
+        def look() -> None:
+            nonlocal is_urgent
+            is_urgent = asked.look(now)
+
+        self._guarded(None, look)
+        return is_urgent
 
     def _adopt(self, stream: Watched) -> None:
         connection = stream.connection
@@ -157,6 +173,7 @@ class Watcher:
             goes_on = stream.serve(now, self.run)
 
         self._guarded(stream, serve)
+        self._is_one_ending |= goes_on and stream.ending is not None
         if not goes_on:
             self._leave_connection(stream)
         return goes_on

@@ -12,7 +12,7 @@ does I/O, starts a thread or reads a clock. Only whoever has the baton may touch
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 from .event_stream import BOM, Event, OpaquePosition, Position, count_event_ends, pieces_of
 from .oversized import OversizedEvents
@@ -24,17 +24,19 @@ QUICK = 65536  # bytes of the largest block that may leave without a look: no li
 class Wire:
     """One event stream's way from the application to the server.
 
-    *carried*: where it counts. *oversized*: what is done to its events, None for nothing. *is_opaque*: the body is encoded, or must not be, so nothing is
-    known of what is in it and nothing may be added to it.
+    *carried*: where it counts. *oversized*: what is done to its events, None for nothing; *watch* makes that once it is needed,
+    for what changes no byte and has no interest in small blocks of whole lines. *is_opaque*: the body is encoded, or must not
+    be, so nothing is known of what is in it and nothing may be added to it.
     """
 
-    __slots__ = ("_head", "_oversized", "carried", "has_begun", "max_block", "position", "stops_at_event_end")
+    __slots__ = ("_head", "_oversized", "_watch", "carried", "has_begun", "max_block", "position", "stops_at_event_end")
 
     def __init__(
         self,
         *,
         max_block: int,
         oversized: OversizedEvents | None = None,
+        watch: Callable[[], OversizedEvents] | None = None,
         is_opaque: bool = False,
         carried: Carried | None = None,
     ) -> None:
@@ -43,7 +45,7 @@ class Wire:
         self.carried = Carried() if carried is None else carried
         self.stops_at_event_end = False  # what comes behind the event under way is dropped
         self.has_begun = False  # a byte of the application's has left
-        self._oversized = oversized
+        self._oversized, self._watch = oversized, watch
         self._head: bytes | None = None  # the application's first bytes, as long as they may be a BOM behind a line of ours
 
     # -- what may be done where the stream stands
@@ -68,7 +70,7 @@ class Wire:
     @property
     def is_quick(self) -> bool:
         """Whether a block of whole events, of `QUICK` bytes at most, may leave as it is, and changes nothing here."""
-        if not self.has_begun or self._head is not None or self.max_block < QUICK or isinstance(self.position, OpaquePosition):
+        if self._head is not None or self.max_block < QUICK or isinstance(self.position, OpaquePosition):
             return False
         if self._oversized is not None and (not self._oversized.only_watches or self._oversized.is_holding):
             return False
@@ -82,6 +84,8 @@ class Wire:
         block = self._without_bom(block)
         if not block:
             return
+        if self._watch is not None and not (len(block) <= QUICK and block.endswith(b"\n")):
+            self._oversized, self._watch = self._watch(), None
         if self._oversized is None:
             yield from self._leave(block)
             return
@@ -98,9 +102,19 @@ class Wire:
             for rest in oversized.finish():
                 yield from self._leave(rest)
 
+    def pass_quickly(self, block: bytes) -> bool:
+        """Count *block*, and return True, if it may leave as it is without changing anything here."""
+        if len(block) > QUICK or not block.endswith(b"\n\n") or not self.is_quick:
+            return False
+        self.has_begun = True
+        self.carried.quick_blocks += 1
+        self.carried.quick_bytes += len(block)
+        self.carried.quick_events += count_event_ends(block)
+        return True
+
     def note_ours(self, line: bytes, *, is_comment: bool = True) -> bytes:
         """Note that a line of ours leaves here, and return it."""
-        if not self.has_begun and self._head is None and not self.carried.blocks_in:
+        if not self.has_begun and self._head is None:
             self._head = b""  # only a stream's first character is a byte order mark (9.2.5)
         self.carried.heartbeats += is_comment
         self.carried.count_out(line)

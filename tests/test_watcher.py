@@ -32,10 +32,11 @@ class Asked:
         self.looks = 0
         self.error: BaseException | None = None
 
-    def look(self, now: float) -> None:
+    def look(self, now: float) -> bool:
         self.looks += 1
         if self.error is not None:
             raise self.error
+        return False
 
 
 class Stream:
@@ -52,6 +53,9 @@ class Stream:
         self.noticed: list[str] = []
         self.failed = 0
         self.error: BaseException | None = None
+
+    def is_due(self, now: float) -> bool:
+        return True
 
     def serve(self, now: float, run: Run) -> bool:
         self.served += 1

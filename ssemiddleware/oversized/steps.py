@@ -39,13 +39,22 @@ class OversizedSteps:
         self._has_logged_long_line = False
 
     def maybe_events(self, request: Asked) -> OversizedEvents | None:
-        """Return what is done to the events of one stream, None for nothing."""
+        """Return what is done to the events of one stream, None for nothing but a `maybe_watch`."""
+        if not self._reshapes:
+            return None
         path = request.path
         log = functools.partial(self._log_broken_json, path)
         steps: list[Reshaping] = [step for reshape in self._reshapes if (step := reshape.step(request.environ, log))]
         if not self._has_logged_long_line:
             steps.append(LongLineWatch(functools.partial(self._log_long_line, path)))
         return OversizedEvents(steps) if steps else None
+
+    def maybe_watch(self, path: str) -> Callable[[], OversizedEvents] | None:
+        """Return what makes a watch on long lines, None once one was logged."""
+        return None if self._reshapes or self._has_logged_long_line else functools.partial(self._watch, path)
+
+    def _watch(self, path: str) -> OversizedEvents:
+        return OversizedEvents([LongLineWatch(functools.partial(self._log_long_line, path))])
 
     def _log_broken_json(self, path: str, reason: str) -> None:
         self._log("broken JSON", f"{path!r} sends {reason}")

@@ -193,6 +193,11 @@ class WorkerStops:
         self._asked_at: float | None = None
         self._killed_from: float | None = None if self._has_arbiter() else 0.0
 
+    @property
+    def must_be_told(self) -> bool:
+        """Whether `tell_alive` does anything."""
+        return False
+
     def is_stopping(self) -> bool:
         """Ask the worker."""
         is_stopping = not self.worker.alive
@@ -229,6 +234,11 @@ class WorkerStops:
 
 class SyncStops(WorkerStops):
     """A sync worker has one thread, and does not tell that it lives while the application has it."""
+
+    @property
+    def must_be_told(self) -> bool:
+        """Whether `tell_alive` does anything."""
+        return True
 
     def ends_by_itself(self) -> float | None:
         """Return when ``--timeout`` is over after the last `tell_alive`, which is at the end of the grace."""

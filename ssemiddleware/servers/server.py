@@ -61,6 +61,10 @@ class Writer(Protocol):
 class StopSign(Protocol):
     """How a server's process shows that it stops. One object a process; asked once a tick, from the watcher's thread."""
 
+    @property
+    def must_be_told(self) -> bool:
+        """Whether `tell_alive` does anything, and so has to be called at each tick."""
+
     def is_stopping(self) -> bool:
         """Tell whether the process is going to end: a signal, a reload, enough requests served."""
 

@@ -15,6 +15,8 @@ class AskedSign:
 
     __slots__ = ("_grace", "is_stopping")
 
+    must_be_told = False
+
     def __init__(self, is_stopping: Callable[[], bool], grace: float | None) -> None:
         self.is_stopping = is_stopping
         self._grace = grace

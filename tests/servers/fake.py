@@ -146,6 +146,8 @@ class FakeWriter:
 class FakeSign:
     """Whether the process stops, and how long it lets streams go on."""
 
+    must_be_told = True
+
     def __init__(self) -> None:
         self.stops = False
         self.grace: float | None = None
