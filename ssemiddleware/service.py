@@ -352,7 +352,7 @@ class Service:
         connection = self.connection
         if connection is not None and connection.is_closed_by_itself:
             self.notice(run)
-        has_moved = self._has_moved(now)
+        has_moved = self._has_moved(now) or self._silent_since == now  # `is_due` may have seen it in this tick
         if self.handle.reason is not None:
             self._see_whether_kept(now)
         elif self.round.sign is not None:
@@ -440,8 +440,8 @@ class Service:
         try:
             if self.is_event_source and wire.takes_end and self.writer is not None and self.writer.end(self.last_words()):
                 self.baton.is_over = True
-            elif waited >= FINISH_EVENT_WITHIN[str(self.ending)] or wire.takes_end:
-                self._cut_from_outside()
+            elif self.connection is not None and (waited >= FINISH_EVENT_WITHIN[str(self.ending)] or wire.takes_end):
+                self._cut_from_outside()  # without a connection it is broken off when the application yields
         except BaseException:
             self._cut_from_outside()
             raise

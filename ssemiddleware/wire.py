@@ -114,7 +114,7 @@ class Wire:
 
     def note_ours(self, line: bytes, *, is_comment: bool = True) -> bytes:
         """Note that a line of ours leaves here, and return it."""
-        if not self.has_begun and self._head is None:
+        if not self.has_begun and self._head is None and not self.carried.bytes_in:
             self._head = b""  # only a stream's first character is a byte order mark (9.2.5)
         self.carried.heartbeats += is_comment
         self.carried.count_out(line)
