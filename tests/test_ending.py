@@ -12,7 +12,7 @@ from .servers.fake import FakeSign
 
 
 def round_of(sign: FakeSign | None = None, *, is_drained: bool = False) -> Round:
-    made = Round(lambda: is_drained, lambda now: None)
+    made = Round(lambda: is_drained, lambda now: False)
     made.sign = sign
     return made
 
@@ -62,10 +62,18 @@ def test_where_no_server_kills_the_grace_is_never_over() -> None:
 
 def test_what_else_there_is_to_look_at_is_looked_at_once_a_tick() -> None:
     looked: list[float] = []
-    made = Round(lambda: False, looked.append)
-    made.look(1.0)
-    made.look(2.0)
-    assert looked == [1.0, 2.0]
+
+    def look(now: float) -> bool:
+        looked.append(now)
+        return now == 2.0
+
+    made = Round(lambda: False, look)
+    assert [made.look(now) for now in (1.0, 2.0, 3.0)] == [False, True, False]
+    assert looked == [1.0, 2.0, 3.0]
+
+
+def test_each_stream_is_concerned_once_the_process_stops() -> None:
+    assert round_of(is_drained=True).look(1.0)
 
 
 @pytest.mark.parametrize("error", [StreamBroken(), StreamOver()], ids=repr)

@@ -505,6 +505,17 @@ def test_a_silent_stream_inside_an_event_is_cut_without_an_end(half: bytes) -> N
     assert "cut" in exchange.client.done
 
 
+@pytest.mark.parametrize("request_", [EVENT_SOURCE, FETCH], ids=["EventSource", "fetch"])
+def test_without_a_connection_a_stream_that_must_end_inside_an_event_is_never_ended_cleanly(request_: dict[str, str]) -> None:
+    def has_no_grace(exchange: Exchange) -> None:
+        exchange.sign.grace = 0.0
+
+    steps: list[Step] = [b"data: 1\n", has_no_grace, stops, 5.0, b"data: 2\n", b"\n", EVENT]
+    exchange = Exchange(script(*steps), request_, has_connection=False)
+    with pytest.raises(StreamBroken):
+        exchange.rest()
+
+
 def test_an_application_that_ends_by_itself_while_the_process_stops_is_told_as_drained() -> None:
     exchange = Exchange(script(b"data: 1", stops, 0.25), EVENT_SOURCE)
     assert exchange.rest() == [b"data: 1"]

@@ -98,13 +98,13 @@ def test_what_comes_behind_the_end_of_the_event_is_dropped_once_that_is_said() -
         assert left == b"2\ndata: 3\n\n"
 
 
-def test_a_wire_is_quick_behind_the_first_whole_event_only() -> None:
+def test_a_wire_is_quick_between_whole_events() -> None:
     wire = Wire(max_block=QUICK)
     quick = [wire.is_quick]
     for block in (EVENT, b"data: 1", b"\n\n"):
         sent(wire, block)
         quick.append(wire.is_quick)
-    assert quick == [False, True, False, True]
+    assert quick == [True, True, False, True]
 
 
 def test_a_wire_that_cuts_smaller_blocks_is_never_quick() -> None:

@@ -269,6 +269,7 @@ class Exchange:
         self.is_server_writing = False
         self.is_known = is_known
         self.is_drained = False
+        self.is_watched = True  # by the watcher
         self.asked_for_place: list[bool] = []  # and whether it might be refused
         self.kept: list[str] = []
         self.callbacks: list[Callback] = []  # given to the callbacks' thread
@@ -326,15 +327,17 @@ class Exchange:
         while self.clock.now < until - 1e-9:
             at_end = service is not None and service.ending
             self.clock.now = min(until, self.clock.now + (_TICK_AT_END if at_end else _TICK))
-            self.round.look(self.clock.now)
-            if service is None:
+            is_urgent = self.round.look(self.clock.now)
+            if service is None or not self.is_watched:
                 continue
             try:
                 if self.client.state != "open" and not self.service_is_over:
                     service.notice(self.callbacks.extend)
-                service.serve(self.clock.now, self.callbacks.extend)
+                if service.is_due(self.clock.now) or is_urgent:
+                    self.is_watched = service.serve(self.clock.now, self.callbacks.extend)
             except Exception as error:
                 self.failed.append(error)
+                self.is_watched = False
                 service.fail(self.callbacks.extend)
 
     @property
