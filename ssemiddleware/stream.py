@@ -8,6 +8,7 @@ Call, iteration and ``close()`` of the application happen on the server's thread
 from __future__ import annotations
 
 import contextlib
+import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
@@ -19,6 +20,8 @@ from .wire import QUICK, only_bytes
 if TYPE_CHECKING:
     from .service import Service
     from .start import Start
+
+_log = logging.getLogger("ssemiddleware")
 
 _EVENT_END = b"\n\n"
 
@@ -52,9 +55,10 @@ class EventStream:
             block = self._get_next()  # type: ignore[misc]  # a stream is quick behind its first block only
         except StopIteration:
             return self._rest(service)
-        except BaseException:
-            self._raised(service)
-            raise
+        except BaseException as error:
+            if self._raised(service, error):
+                raise
+            return self._rest(service)
         try:
             free.pop()
         except IndexError:
@@ -121,9 +125,10 @@ class EventStream:
             block = self._next_block()
         except StopIteration:
             return self._rest(service)
-        except BaseException:
-            self._raised(service)
-            raise
+        except BaseException as error:
+            if self._raised(service, error):
+                raise
+            return self._rest(service)
         service.baton.take()
         return self._pass_on(service, block)
 
@@ -143,9 +148,10 @@ class EventStream:
             return block  # type: ignore[return-value]
         try:
             block = only_bytes(block)
-        except TypeError:
-            self._raised(service)
-            raise
+        except TypeError as error:
+            if self._raised(service, error):
+                raise
+            return self._rest(service)
         if service.baton.is_over:
             self._stop()
         if not self._start.request.has_body:
@@ -181,9 +187,8 @@ class EventStream:
             self._get_next = _stopped
             if self._start.service is not None:
                 self._service = self._start.service
-                if isinstance(error, StopIteration):
+                if isinstance(error, StopIteration) or not self._raised(self._service, error):
                     return self._rest(self._service)
-                self._raised(self._service)
             self._start.finish(ENDED if isinstance(error, StopIteration) else RAISED)
             raise
         if self._start.is_refused:
@@ -233,11 +238,21 @@ class EventStream:
             self._service.finish(ENDED)
         raise StopIteration
 
-    def _raised(self, service: Service) -> None:
+    def _raised(self, service: Service, error: BaseException) -> bool:
+        """Note that the application has raised *error*; tell whether the server has to know.
+
+        What is raised by an application that was told to end is how it ends: redis-py raises in ``listen()`` once its pubsub is
+        closed.
+        """
         self._get_next = _stopped
         service.pulls.came(0)
         service.baton.take()
+        has_ended = service.baton.is_over or (service.wire is not None and service.wire.takes_end)
+        if service.handle.reason is not None and has_ended and isinstance(error, Exception):
+            _log.debug("%r raised after its stream had ended", service.handle.path, exc_info=error)
+            return False
         service.finish(RAISED)
+        return True
 
 
 def _stopped() -> NoReturn:

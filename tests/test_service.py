@@ -826,6 +826,30 @@ def test_a_stream_that_memory_needs_to_end_ends_behind_its_event() -> None:
 # -- errors
 
 
+@pytest.mark.parametrize("way", [leaves, stops])
+def test_what_an_application_raises_that_was_told_to_end_is_its_end(
+    way: Callable[[Exchange], None], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level(logging.DEBUG, "ssemiddleware"):
+        exchange = Exchange(script(EVENT, way, 0.25, ValueError("pubsub is closed"), is_lazy=True), EVENT_SOURCE)
+        blocks = exchange.rest()
+    assert blocks[0] == EVENT
+    assert exchange.client.received == blocks
+    if way is stops:
+        assert blocks[-1].startswith(b"retry: ")
+    assert exchange.stream.reason == ("client gone" if way is leaves else "drain")
+    (record,) = [record for record in caplog.records if record.exc_info]
+    assert record.levelno == logging.DEBUG
+
+
+@pytest.mark.parametrize("error", [ValueError("pubsub is closed"), SystemExit()], ids=repr)
+def test_what_an_application_raises_inside_an_event_or_to_end_the_process_is_raised(error: BaseException) -> None:
+    half = b"data: 1\n" if isinstance(error, Exception) else EVENT
+    exchange = Exchange(script(half, stops, 0.25, error), EVENT_SOURCE)
+    with pytest.raises(type(error)):
+        exchange.rest()
+
+
 def test_closing_calls_the_applications_close_whatever_ours_raises(caplog: pytest.LogCaptureFixture) -> None:
     closed: list[str] = []
 
