@@ -14,7 +14,7 @@ import socket
 import struct
 import sys
 from collections.abc import Callable
-from typing import Literal, NamedTuple, Protocol, TypeVar
+from typing import Any, Literal, NamedTuple, Protocol, TypeVar
 
 _Result = TypeVar("_Result")
 
@@ -106,18 +106,18 @@ class Connection:
     def hold_little(self) -> None:
         """Have the kernel hold little that it cannot send yet, until `restore`. On TCP only."""
 
-        def hold(raw: _socket.socket) -> None:
-            before = raw.getsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT)
-            raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _MOST_NOT_SENT)
+        def hold(found: Any) -> None:
+            before = found.getsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT)
+            found.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, _MOST_NOT_SENT)
             self._not_sent_before = before
 
-        self._on_raw(hold)
+        self._set_option(hold)
 
     def restore(self) -> None:
         """Leave the connection as it was: the server may keep it for other requests."""
         before, self._not_sent_before = self._not_sent_before, None
         if before is not None:
-            self._on_raw(lambda raw: raw.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, before))
+            self._set_option(lambda found: found.setsockopt(socket.IPPROTO_TCP, _TCP_NOTSENT_LOWAT, before))
 
     def progress(self) -> Progress | None:
         """Return how far what was sent has got, None where the kernel does not tell."""
@@ -151,6 +151,14 @@ class Connection:
         if close is not None:
             with contextlib.suppress(OSError, ValueError):
                 close()
+
+    def _set_option(self, act: Callable[[Any], None]) -> None:
+        """Do something to the options of the server's own socket, if it has some: a plain one takes four more system calls."""
+        if not hasattr(self._socket, "setsockopt"):
+            self._on_raw(act)
+            return
+        with contextlib.suppress(OSError, ValueError):  # ValueError: uvloop's, which is closed
+            act(self._socket)
 
     def _on_raw(self, act: Callable[[_socket.socket], _Result]) -> _Result | None:
         """Do something to the plain socket of the descriptor; None where it is closed or the system refuses."""

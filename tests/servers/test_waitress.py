@@ -10,6 +10,7 @@ import pytest
 
 from ssemiddleware.servers.server import Pool, StopSign
 from ssemiddleware.servers.waitress import Waitress
+from ssemiddleware.watcher import Watcher
 
 from .real_servers import DEADLINE, Silent, is_soon, request_to, serve_with_waitress, writer_of
 
@@ -88,7 +89,7 @@ def lend(pool: Pool) -> Callable[[], None]:
     found: list[Callable[[], None]] = []
 
     def lends() -> bool:
-        take_back = pool.lend()  # None while another thread has the dispatcher's lock
+        take_back = pool.lend(Watcher().start)  # None while another thread has the dispatcher's lock
         if take_back is not None:
             found.append(take_back)
         return bool(found)
