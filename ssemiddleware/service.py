@@ -371,7 +371,7 @@ class Service:
 
     def is_due(self, now: float) -> bool:
         """Tell whether there may be something to `serve`: seldom, of a stream that is silent or flows."""
-        return self._has_moved(now) and self._due == 0 or now >= self._due
+        return self.is_done or (self._has_moved(now) and self._due == 0) or now >= self._due
 
     def _has_moved(self, now: float) -> bool:
         moves = self.carried.quick_blocks + self.carried.blocks_out
@@ -387,7 +387,8 @@ class Service:
         """Return when to look again, 0 for at each tick."""
         sign = self.round.sign
         is_pressed = self.ending is not None or self.handle.reason is not None or (sign is not None and sign.must_be_told)
-        if is_pressed or (self.connection is not None and self.connection.is_closed_by_itself):
+        connection = self.connection  # read once: the server's thread may let go of it
+        if is_pressed or (connection is not None and connection.is_closed_by_itself):
             return 0
         heartbeat, deadline = self._options.heartbeat, self._options.send_deadline
         due = now + (_LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline / 4))

@@ -7,6 +7,7 @@ never waits for a baton, a socket or a callback, and an exception of one stream'
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import os
 import queue
@@ -87,6 +88,9 @@ class Watcher:
             with self._starting:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = self.start("ssemiddleware-watcher", self._watch)
+            if self._thread is None:  # nobody will take it
+                with contextlib.suppress(queue.Empty):
+                    self._inbox.get_nowait()
 
     def run(self, callbacks: list[Callback]) -> None:
         """Have *callbacks* called on the one thread for all streams, so that none that blocks stops the watcher."""
@@ -127,9 +131,7 @@ class Watcher:
         self._see_connections()
         is_urgent = [asked for asked in {stream.round for stream in self._streams} if self._look(asked, now)]
         self._is_one_ending = False
-        self._streams = [
-            stream for stream in self._streams if not (stream.is_due(now) or is_urgent) or self._serve(stream, now)
-        ]
+        self._streams = [stream for stream in self._streams if self._goes_on(stream, now, is_urgent=bool(is_urgent))]
         if self._calling_since is not None and now - self._calling_since > _CALLBACK_WITHIN:
             self._calling_since = None
             _log.warning("an on_close callback has not returned within %d s: others wait for it", _CALLBACK_WITHIN)
@@ -164,6 +166,14 @@ class Watcher:
                 self._poll.modify(descriptor, 0)  # half closed: an end or an error is still reported
             else:
                 self._leave_connection(stream)
+
+    def _goes_on(self, stream: Watched, now: float, *, is_urgent: bool) -> bool:
+        try:
+            is_due = is_urgent or stream.is_due(now)
+        except Exception:
+            _log.exception("a look at an event stream raised")
+            is_due = True
+        return not is_due or self._serve(stream, now)
 
     def _serve(self, stream: Watched, now: float) -> bool:
         goes_on = False
