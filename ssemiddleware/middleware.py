@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 from .admission import Admission
 from .ending import RAISED, REFUSED, Round
-from .handle import Callback, Stream, run_all
+from .handle import Stream, run_all
 from .memory import MemoryGovernor
 from .options import Options
 from .oversized import Fold, Fragment
@@ -228,10 +228,6 @@ class SSEMiddleware:
         if self.options.on_refused is None:
             return self._refusals.answer(request, start_response, retry)
         return self.options.on_refused(request.environ, start_response)
-
-    def call_later(self, callbacks: list[Callback]) -> None:
-        """Have the callbacks called on a thread that may wait for them."""
-        watcher().run(callbacks)
 
     # -- this process
 

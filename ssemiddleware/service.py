@@ -88,6 +88,7 @@ class Service:
         "ending",
         "ending_since",
         "handle",
+        "has_vanished",
         "is_announced",
         "is_delimited",
         "is_done",
@@ -131,6 +132,7 @@ class Service:
         self.may_open = False  # an EventSource's stream of which nothing has left
         self.is_stream = True  # as far as is known
         self.is_done = False  # the server has let go of it
+        self.has_vanished = False  # the server has forgotten it
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
         self._options, self._admission, self._kept, self._start, self._clock = options, admission, kept, start, clock
@@ -330,12 +332,13 @@ class Service:
             take_back()
         self.server, self._last_block = Server({}), b""
 
-    def vanish(self, run: Run) -> None:
-        """End inside a garbage collection a stream that its server has forgotten: nothing is waited for."""
-        self.is_done = self.baton.is_over = True
-        self._due = 0
-        self.place.vanish()
-        run(self.handle.end(CLIENT_GONE))
+    def vanish(self) -> None:
+        """End inside a garbage collection a stream that its server has forgotten: no lock is taken, the watcher does the rest."""
+        self.baton.is_over = True
+        if os.getpid() == self._pid:
+            self.has_vanished = True
+            self._due = 0
+            self.place.vanish()
 
     def forget(self) -> None:
         """Take the stream for none: the response has turned out to be another one."""
@@ -348,6 +351,11 @@ class Service:
     def serve(self, now: float, run: Run) -> bool:
         """Do what is due; return False once there is nothing more to do. Never waits."""
         if self.is_done:
+            return False
+        if self.has_vanished:
+            run(self.handle.end(CLIENT_GONE))
+            self.connection = None  # which may be another client's by now
+            self.let_go()
             return False
         connection = self.connection
         if connection is not None and connection.is_closed_by_itself:
@@ -371,7 +379,7 @@ class Service:
 
     def is_due(self, now: float) -> bool:
         """Tell whether there may be something to `serve`: seldom, of a stream that is silent or flows."""
-        return self.is_done or (self._has_moved(now) and self._due == 0) or now >= self._due
+        return self.is_done or self.has_vanished or (self._has_moved(now) and self._due == 0) or now >= self._due
 
     def _has_moved(self, now: float) -> bool:
         moves = self.carried.quick_blocks + self.carried.blocks_out

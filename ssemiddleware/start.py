@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, NoReturn, Protocol
 
 from .ending import StreamOver
-from .handle import Callback, run_all
+from .handle import run_all
 from .request import Request
 from .response import Headers, is_event_stream
 
@@ -36,9 +36,6 @@ class Host(Protocol):
 
     def refuse(self, request: Request, handle: Stream, start_response: StartResponse) -> Iterable[bytes]:
         """Answer in place of a stream that gets no place."""
-
-    def call_later(self, callbacks: list[Callback]) -> None:
-        """Have the callbacks called on a thread that may wait for them."""
 
 
 class Start:
@@ -112,7 +109,7 @@ class Start:
     def vanish(self) -> None:
         """Say inside a garbage collection that the server has forgotten the response."""
         if self.service is not None:
-            self.service.vanish(self._host.call_later)
+            self.service.vanish()
 
     def let_go(self) -> None:
         """Forget the request and the server: the response is closed. From any thread, twice."""
