@@ -177,7 +177,7 @@ def test_a_server_that_stops_shows_it_and_is_lent_nothing(dispatcher: Dispatcher
     assert not sign.is_stopping()
     dispatcher.set_thread_count(0)
     assert sign.is_stopping()
-    assert pool_of(dispatcher).lend() is None
+    assert pool_of(dispatcher).lend(Watcher().start) is None
     take_back()
     for task in kept:
         task.go_on.set()
@@ -196,7 +196,7 @@ def test_a_lower_number_of_threads_is_no_stop(dispatcher: Dispatcher) -> None:
 def test_nothing_is_lent_while_the_dispatcher_is_busy_with_itself(dispatcher: Dispatcher) -> None:
     pool = pool_of(dispatcher)
     with dispatcher.lock:
-        assert pool.lend() is None
+        assert pool.lend(Watcher().start) is None
 
 
 def test_streams_have_nearly_the_five_seconds_that_waitress_waits(dispatcher: Dispatcher) -> None:
