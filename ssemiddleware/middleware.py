@@ -159,6 +159,7 @@ class SSEMiddleware:
                 return start.refuse_instead_of(iterable)
             return iterable if start.is_another else EventStream(iterable, start)
         except BaseException:
+            handle.is_answered = True  # the same environ may come again: some layers ask again what has raised
             start.finish(RAISED)
             raise
 

@@ -102,6 +102,27 @@ def test_an_environ_that_is_answered_twice_is_wrapped_twice(request_: dict[str, 
 
 
 @all_requests
+def test_an_environ_that_comes_again_after_an_error_is_wrapped_again(request_: dict[str, str]) -> None:
+    """repoze.retry asks again with the same environ."""
+    environ, handles = environ_of(request_), list[Stream]()
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        handles.append(environ["ssemiddleware.stream"])
+        if len(handles) == 1:
+            raise LookupError
+        return application_of([EVENT])(environ, start_response)
+
+    middleware = SSEMiddleware(application)
+    with pytest.raises(LookupError):
+        middleware(environ, lambda status, headers, exc_info=None: lambda block: None)
+    response = Response(middleware, environ)
+    assert handles[0].closed.is_set()
+    assert not handles[1].closed.is_set()
+    assert response.body() == EVENT
+    assert dict(middleware.stats().ended) == {"application ended": 1}
+
+
+@all_requests
 def test_an_application_that_never_starts_its_response_is_left_to_the_server(request_: dict[str, str]) -> None:
     response = respond_unchecked(lambda environ, start_response: [b"x"], request_)
     assert list(iter(response.iterable)) == [b"x"]
