@@ -11,12 +11,13 @@ import os
 import socket
 import time
 from collections.abc import Callable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 from .baton import Baton
 from .ending import (
     CLIENT_GONE,
     DRAIN,
+    ENDED,
     FAILED,
     FINISH_EVENT_WITHIN,
     LEAVE_WHOLE_FOR,
@@ -132,6 +133,7 @@ class Service:
         self.may_open = False  # an EventSource's stream of which nothing has left
         self.is_stream = True  # as far as is known
         self.is_done = False  # the server has let go of it
+        self.has_vanished = False  # the server has forgotten it
         self.has_vanished = False  # the server has forgotten it
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
@@ -263,10 +265,19 @@ class Service:
         if self.is_event_source and wire.takes_end:
             return True
         if not self.is_event_source or waited >= FINISH_EVENT_WITHIN[self.ending]:
-            self.cut()
-            self.finish(self.ending)
-            raise StreamBroken
+            self.break_off()
         return False
+
+    def break_off(self) -> NoReturn:
+        """End the stream with a cut: what has left is not all."""
+        self.cut()
+        self.finish(ENDED)
+        raise StreamBroken
+
+    @property
+    def must_break_off(self) -> bool:
+        """Whether an application that ends now may have been told to: a clean end would pass for the whole of an answer."""
+        return self.ending is not None and not self.is_event_source
 
     def _is_overlooked(self, now: float) -> bool:
         """Whether the watcher has not come for long."""
@@ -363,7 +374,7 @@ class Service:
         has_moved = self._has_moved(now) or self._silent_since == now  # `is_due` may have seen it in this tick
         if self.handle.reason is not None:
             self._see_whether_kept(now)
-        elif self.round.sign is not None:
+        elif self.round.sign is not None and self.wire is not None:  # a view that hangs before its response is killed as bare
             self.round.sign.tell_alive()
         if self.baton.is_over:
             self.is_quick = False

@@ -224,6 +224,8 @@ class EventStream:
         service.is_quick = False
         if service.wire is None or service.baton.is_over or not service.is_stream:
             self._stop()
+        if service.must_break_off:
+            service.break_off()
         self._pieces = chain(service.wire.finish(), service.last_words_if_told_to_end())
         for piece in self._pieces:
             return service.left(piece)
