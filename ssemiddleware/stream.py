@@ -117,12 +117,13 @@ class EventStream:
             return self._last_words(service)
         return self._pull(service)
 
-    def _pull(self, service: Service) -> bytes:
+    def _pull(self, service: Service, *, waits: bool = True) -> bytes:
+        block: object = None
         service.baton.give()
         try:
-            if not service.pulls.wait(service.must_stop):
-                return self._next_without_a_pull(service)
-            block = self._next_block()
+            has_memory = not waits or service.pulls.wait(service.must_stop)
+            if has_memory:
+                block = self._next_block()
         except StopIteration:
             return self._rest(service)
         except BaseException as error:
@@ -130,12 +131,15 @@ class EventStream:
                 raise
             return self._rest(service)
         service.baton.take()
-        return self._pass_on(service, block)
+        return self._pass_on(service, block) if has_memory else self._next_without_memory(service)
 
-    def _next_without_a_pull(self, service: Service) -> bytes:
-        """Go on where the stream had to end while it waited for memory."""
-        service.baton.take()
-        return self._next_with_a_look()
+    def _next_without_memory(self, service: Service) -> bytes:
+        """Go on where the stream had to end while it waited for memory. An event that is under way is finished without."""
+        if service.baton.is_over:
+            self._stop()
+        if service.ends_now():
+            return self._last_words(service)
+        return self._pull(service, waits=False)
 
     def _next_block(self) -> bytes:
         if self._get_next is None:
