@@ -4,80 +4,256 @@ from __future__ import annotations
 
 import ast
 import configparser
+import contextlib
 import doctest
 import importlib
+import itertools
 import pkgutil
 import re
 import signal
 import subprocess
 import sys
+import threading
 import types
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import pytest
+from flask import Flask, Response, request
+from werkzeug.test import Client
 
 import ssemiddleware
-from ssemiddleware import SSEMiddleware, read_events, wrap
+from ssemiddleware import Event, SSEMiddleware, prometheus, read_events, wrap
 from ssemiddleware.oversized.fragment import Fragmenting
+from ssemiddleware.servers import _KNOWN
+from ssemiddleware.servers.a2wsgi import A2wsgi
+from ssemiddleware.servers.cheroot import Cheroot
+from ssemiddleware.servers.granian import Granian
+from ssemiddleware.servers.gunicorn import Gunicorn, GunicornPywsgi
+from ssemiddleware.servers.hypercorn import Hypercorn
+from ssemiddleware.servers.mod_wsgi import ModWsgi
+from ssemiddleware.servers.pywsgi import PatchedPywsgi, UnpatchedPywsgi
+from ssemiddleware.servers.server import Server as BaseServer
+from ssemiddleware.servers.testing import UnitTest
+from ssemiddleware.servers.uwsgi import Uwsgi
+from ssemiddleware.servers.waitress import Waitress
+from ssemiddleware.servers.werkzeug import Werkzeug
+from ssemiddleware.servers.wsgiref import Wsgiref
 from ssemiddleware.testing import open_stream
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 PYPROJECT = (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+DOCUMENTS = {path.relative_to(ROOT).as_posix(): path for path in (*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"))}
+
+each_document = pytest.mark.parametrize("name", DOCUMENTS)
+urlpatterns: list[object] = []
 
 
-def blocks_of(language: str) -> list[str]:
-    return re.findall(rf"```{language}\n(.*?)```", README, re.DOTALL)
+def text_of(name: str) -> str:
+    return DOCUMENTS[name].read_text(encoding="utf-8")
 
 
-def test_the_readme_s_python_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+def blocks_of(language: str, name: str = "README.md") -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", text_of(name), re.DOTALL)
+
+
+def rows_of(name: str, columns: str) -> list[list[str]]:
+    """Return the cells of the table with these columns."""
+    _, table = text_of(name).split(f"| {columns} |\n")
+    lines = itertools.takewhile(lambda line: line.startswith("|"), table.splitlines()[1:])
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+# -- their Python
+
+
+def counting() -> Flask:
+    """Return a wrapped application that counts, which the documents call ``app``."""
+    app = Flask("document")
+
+    @app.get("/events")
+    def events() -> Response:
+        stream = request.environ["ssemiddleware.stream"]
+        numbers = itertools.takewhile(lambda number: not stream.closing.wait(0.01 * (number > 1)), itertools.count(1))
+        return Response(
+            (bytes(Event(json={"number": number}, id=str(number))) for number in numbers), mimetype="text/event-stream"
+        )
+
+    app.wsgi_app = SSEMiddleware(app.wsgi_app)  # type: ignore[method-assign]
+    return app
+
+
+def run(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run all Python in a document, in its order, and the tests that it defines; return what it has defined."""
     from django.conf import settings
 
     if not settings.configured:
         settings.configure(ALLOWED_HOSTS=["*"], ROOT_URLCONF="tests.test_documents")
     handlers: dict[int, Any] = {}
-    monkeypatch.setattr(signal, "signal", handlers.__setitem__)
-    namespace: dict[str, Any] = {"__name__": "readme"}
-    for block in blocks_of("python"):
-        exec(compile(block, "README.md", "exec"), namespace)
-    tests = [value for name, value in namespace.items() if name.startswith("test_")]
-    assert len(tests) == 1
-    for test in tests:
+    app = counting()
+    namespace: dict[str, Any] = {
+        "__name__": "document",
+        "app": app,
+        "application": app.wsgi_app,
+        "create_app": lambda: counting().wsgi_app,
+        "handlers": handlers,
+    }
+    added = ["".join(line[1:] for line in diff.splitlines(keepends=True)) for diff in blocks_of("diff", name)]
+    with monkeypatch.context() as patched:
+        patched.setattr(signal, "signal", handlers.__setitem__)
+        for block in (*added, *blocks_of("python", name)):
+            exec(compile(block, name, "exec"), namespace)
+    for test in [value for name, value in namespace.items() if name.startswith("test_")]:
         test()
-    assert namespace["announced"]({"PATH_INFO": "/chat"})
-    assert not namespace["announced"]({"PATH_INFO": "/"})
+    return namespace
+
+
+@each_document
+def test_the_python_in_a_document_runs(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(name, monkeypatch)
+
+
+def test_the_readme_s_line_is_one_line_and_its_import() -> None:
+    (diff,) = blocks_of("diff")
+    assert [line for line in diff.splitlines() if line.startswith("+")] == [
+        "+from ssemiddleware import SSEMiddleware",
+        "+app.wsgi_app = SSEMiddleware(app.wsgi_app)",
+    ]
+
+
+def test_the_readme_s_endless_stream_ends_when_the_server_stops(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = run("README.md", monkeypatch)["app"]
+    with open_stream(app, "/clock") as stream:
+        assert stream.next_event().data == "tick"
+        app.wsgi_app.drain()
+        assert len(list(stream)) <= 1
+
+
+def test_the_readme_s_queues_reach_every_client_and_go_with_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    readme = run("README.md", monkeypatch)
+    mailboxes = readme["mailboxes"]
+    with open_stream(readme["app"], "/chat") as one, open_stream(readme["app"], "/chat") as other:
+        (publish,) = re.findall(r"# to publish: (.*)", README)
+        exec(publish, readme)
+        assert one.next_event().data == other.next_event().data == "text"
+        assert len(mailboxes) == 2
+    assert mailboxes == set()
+    assert no_source_is_left()
+
+
+def no_source_is_left() -> bool:
+    """Tell whether no thread of `Stream.each` is there, or soon."""
+    for thread in threading.enumerate():
+        if thread.name == "ssemiddleware-source":
+            thread.join(5)
+    return all(thread.name != "ssemiddleware-source" for thread in threading.enumerate())
+
+
+def test_a_callback_wakes_the_application_of_the_document(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = run("docs/in-your-application.md", monkeypatch)["app"]
+    with open_stream(app, "/clock", headers={"Last-Event-ID": "41"}) as clock:
+        assert clock.next_event().id == "42"
+    with open_stream(app, "/jobs") as stream, contextlib.suppress(TimeoutError):
+        stream.next_event(timeout=0.1)
+    assert app.wsgi_app.stats().open == 0
+
+
+def test_clients_that_are_no_event_source_are_announced_as_the_document_says(monkeypatch: pytest.MonkeyPatch) -> None:
+    announced = run("docs/in-your-application.md", monkeypatch)["announced"]
+    assert announced({"PATH_INFO": "/chat"})
+    assert not announced({"PATH_INFO": "/"})
+
+
+def test_the_handler_of_the_document_ends_the_streams_and_then_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    document = run("docs/servers.md", monkeypatch)
     with pytest.raises(SystemExit):
-        handlers[signal.SIGTERM](signal.SIGTERM, None)
-    assert namespace["application"]._drained, "the streams end"
+        document["handlers"][signal.SIGTERM](signal.SIGTERM, None)
+    assert document["application"]._drained, "the streams end"
 
 
-urlpatterns: list[object] = []
-
-
-def test_the_readme_s_gunicorn_command_finds_its_application(monkeypatch: pytest.MonkeyPatch) -> None:
+@each_document
+def test_the_gunicorn_commands_find_their_application(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     shop = types.ModuleType("shop.web")
     shop.create_app = lambda: lambda environ, start_response: []  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "shop", types.ModuleType("shop"))
     monkeypatch.setitem(sys.modules, "shop.web", shop)
-    (expression,) = re.findall(r'gunicorn .*"ssemiddleware:(wrap\(.*\))"', README)
-    middleware = eval(expression, {"wrap": wrap})
-    assert isinstance(middleware, SSEMiddleware)
-    assert middleware.options.heartbeat == 20
+    for expression in re.findall(r'gunicorn .*"ssemiddleware:(wrap\(.*\))"', text_of(name)):
+        middleware = eval(expression, {"wrap": wrap})
+        assert isinstance(middleware, SSEMiddleware)
+        assert middleware.options.heartbeat == (20 if "heartbeat" in expression else 15.0)
 
 
-def test_the_readme_s_options_are_those_there_are() -> None:
-    rows = re.findall(r"^\| `(\w+)` \| `([^`]+)` \|", README, re.MULTILINE)
+# -- their tables and facts
+
+
+def test_the_options_in_the_table_are_those_there_are() -> None:
+    rows = rows_of("docs/options.md", "option | default | is")
     defaults = SSEMiddleware.__init__.__kwdefaults__ or {}
-    assert [name for name, _ in rows] == list(defaults)
-    for name, shown in rows:
-        default = eval(shown, vars(ssemiddleware))
-        assert repr(default) == repr(defaults[name]), name
+    assert [name.strip("`") for name, _, _ in rows] == list(defaults)
+    for name, shown, _ in rows:
+        default = eval(shown.strip("`"), vars(ssemiddleware))
+        assert repr(default) == repr(defaults[name.strip("`")]), name
+
+
+KINDS = {  # the rows of the table of servers
+    "gunicorn: sync, gthread, gevent": Gunicorn,
+    "gunicorn: gevent_pywsgi": GunicornPywsgi,
+    "gunicorn or uvicorn with a2wsgi": A2wsgi,
+    "hypercorn with a2wsgi": None,  # of the same class, which finds less there
+    "hypercorn's WSGI mode": Hypercorn,
+    "waitress": Waitress,
+    "cheroot": Cheroot,
+    "gevent.pywsgi, patched": PatchedPywsgi,
+    "gevent.pywsgi, not patched": UnpatchedPywsgi,
+    "werkzeug (`flask run`)": Werkzeug,
+    "wsgiref (Django's `runserver`)": Wsgiref,
+    "uWSGI": Uwsgi,
+    "mod_wsgi": ModWsgi,
+    "granian": Granian,
+}
+
+
+def test_the_table_of_servers_has_each_server_and_what_it_gives() -> None:
+    rows = rows_of(
+        "docs/servers.md",
+        "server | a disconnect is seen | heartbeats while the application is silent | a stop is seen | what you have to do",
+    )
+    assert [name for name, *_ in rows] == list(KINDS)
+    assert {kind for kind in KINDS.values() if kind} == set(_KNOWN) - {UnitTest}
+    for name, *cells, _ in rows:
+        kind = KINDS[name]
+        for cell, method in zip(cells, ("connection", "writer", "stop_sign"), strict=True):
+            gives = kind is None or getattr(kind, method) is not getattr(BaseServer, method)
+            assert kind is None or gives == (not cell.startswith("no")), (name, method)
+
+
+def test_the_table_of_metrics_is_what_prometheus_gets() -> None:
+    rows = rows_of("docs/operations.md", "metric | label | is")
+    metrics = (*prometheus._METRICS, *prometheus._METRICS_OF_MEMORY)
+    assert [(name.strip("`"), label.strip("`")) for name, label, _ in rows] == [(each.name, each.label) for each in metrics]
+
+
+def test_the_readme_is_short() -> None:
+    assert len(README.splitlines()) <= 150
+
+
+@each_document
+def test_links_lead_somewhere(name: str) -> None:
+    for target in re.findall(r"\]\(([^)\s]+)\)", re.sub(r"```.*?```", "", text_of(name), flags=re.DOTALL)):
+        if target.startswith("https://") or "/plots/" in target:  # made by `make bench`
+            continue
+        path, _, heading = target.partition("#")
+        document = DOCUMENTS[name].parent / path if path else DOCUMENTS[name]
+        assert document.exists(), target
+        if heading:
+            headings = re.findall(r"^#+ (.*)$", document.read_text(encoding="utf-8"), re.MULTILINE)
+            assert heading in [re.sub(r"[^\w -]", "", each).lower().replace(" ", "-") for each in headings], target
 
 
 def test_the_example_of_fragments_is_what_leaves_and_what_the_reader_there_joins() -> None:
-    document = (ROOT / "docs" / "fragments.md").read_text(encoding="utf-8")
+    document = text_of("docs/fragments.md")
     event, fragments = (block.encode() for block in re.findall(r"```event-stream\n(.*?)```", document, re.DOTALL))
     (written,) = re.findall(r"Fragment\((over=\d+, size=\d+)\)", document)
     fragmenting = eval(f"Fragmenting({written})", {"Fragmenting": Fragmenting})
@@ -97,9 +273,13 @@ def test_the_example_of_fragments_is_what_leaves_and_what_the_reader_there_joins
     assert reader["join"]("00-1/2\nno number") == ("fragment", "00-1/2\nno number")
 
 
-def test_the_readme_s_make_commands_exist() -> None:
+@each_document
+def test_the_make_commands_exist(name: str) -> None:
     targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
-    assert set(re.findall(r"^make ([a-z-]+)", "\n".join(blocks_of("sh")), re.MULTILINE)) <= targets
+    commands = "\n".join(blocks_of("sh", name)) + "".join(
+        f"\n{command}" for command in re.findall(r"`(make [a-z-]+)", text_of(name))
+    )
+    assert set(re.findall(r"^make ([a-z-]+)", commands, re.MULTILINE)) <= targets
 
 
 def test_python_versions_agree_wherever_they_stand() -> None:
@@ -148,6 +328,21 @@ def test_the_django_example_is_not_held_back_by_gzip(monkeypatch: pytest.MonkeyP
     with settings, open_stream(django_countdown.application, "/countdown", headers={"Accept-Encoding": "gzip"}) as stream:
         assert "Content-Encoding" not in stream.headers
         assert [stream.next_event().data, stream.next_event().data] == ["5", "4"]
+
+
+def test_the_queue_example_reaches_its_client(monkeypatch: pytest.MonkeyPatch) -> None:
+    queue_broadcast = example("queue_broadcast", monkeypatch)
+    with open_stream(queue_broadcast.application, "/events") as stream:
+        published = Client(queue_broadcast.application).post("/publish", data=b"Hello!\nYou?")
+        assert published.status_code == 204
+        assert stream.next_event().data == "Hello!\nYou?"
+    assert queue_broadcast.mailboxes == set()
+    assert no_source_is_left()
+
+
+def test_the_redis_example_asks_for_redis_only_when_it_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    app = example("redis_broadcast", monkeypatch).app
+    assert {rule.rule for rule in app.url_map.iter_rules()} >= {"/events", "/publish"}
 
 
 def modules() -> list[str]:
