@@ -12,7 +12,7 @@ from typing import Protocol
 
 import pytest
 
-from .serving import ALL_SERVERS, Kind, Server, start
+from .serving import ALL_SERVERS, START_WITHIN, Kind, Server, start
 
 WRAPPED, BARE, WITH_HEARTBEATS = (f"live.applications:{name}" for name in ("app", "play", "app_with_heartbeats"))
 
@@ -50,7 +50,7 @@ class Pool:
                 server.end()
             require(kind)
             server = self._servers[kind, application] = start(kind, application, self._folder)
-            assert _answers(server), server.output()
+            assert _answers(server, within=START_WITHIN), server.output()
         self._used.setdefault(server, len(server.output()))
         return server
 
@@ -78,9 +78,9 @@ def require(kind: Kind) -> None:
         pytest.skip(f"{kind} needs {' and '.join(missing)}: not installed")
 
 
-def _answers(server: Server) -> bool:
+def _answers(server: Server, within: float = 10) -> bool:
     try:
-        return server.get("/ping", within=10).status == 200
+        return server.get("/ping", within=within).status == 200
     except (OSError, AssertionError):
         return False
 

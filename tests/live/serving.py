@@ -12,7 +12,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -91,6 +91,73 @@ def uvicorn() -> Kind:
         return [sys.executable, "-m", "uvicorn", *options, application]
 
     return Kind("uvicorn with a2wsgi", command, ("uvicorn", "a2wsgi"))
+
+
+def hypercorn() -> Kind:
+    """Return hypercorn; its application is one of `asgi`, or ``wsgi:`` and a WSGI one."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "1", application]
+
+    return Kind("hypercorn", command, ("hypercorn", "a2wsgi"))
+
+
+def granian() -> Kind:
+    """Return granian."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [
+            sys.executable,
+            "-m",
+            "granian",
+            "--interface",
+            "wsgi",
+            "--port",
+            str(port),
+            "--blocking-threads",
+            "8",
+            application,
+        ]
+
+    return Kind("granian", command, ("granian",))
+
+
+def cheroot() -> Kind:
+    """Return cheroot."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "cheroot", "--bind", f"127.0.0.1:{port}", application]
+
+    return Kind("cheroot", command, ("cheroot",))
+
+
+def uwsgi(http: str, *options: str, name: str) -> Kind:
+    """Return uWSGI, as pyuwsgi; *http*: ``--http-socket``, or ``--http`` with a router of its own."""
+
+    def command(application: str, port: int) -> list[str]:
+        program = str(Path(sys.executable).with_name("pyuwsgi"))
+        given = [http, f"127.0.0.1:{port}", *options, "--module", application]
+        return [program, "--master", "--die-on-term", "--need-app", "--disable-logging", *given]
+
+    return Kind(name, command, ("pyuwsgi",))
+
+
+def flask_run() -> Kind:
+    """Return ``flask run``; its application is a Flask one."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "flask", "--app", application, "run", "--port", str(port)]
+
+    return Kind("flask run", command, ("flask",))
+
+
+def runserver() -> Kind:
+    """Return Django's runserver; its application is a module of settings."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "django", "runserver", "--noreload", str(port), "--settings", application]
+
+    return Kind("Django runserver", command, ("django",))
 
 
 def simple(server: str) -> Kind:
@@ -325,8 +392,9 @@ def _environment(folder: Path) -> dict[str, str]:
 
 def _listens(process: psutil.Popen, port: int) -> bool:
     """Tell whether the process itself listens: another one on that port would answer a connection as well."""
-    try:
-        connections: Sequence[Any] = process.net_connections("tcp4")
+    try:  # granian's is one of its children's
+        owners = [process, *process.children(recursive=True)]
+        connections: list[Any] = [each for owner in owners for each in owner.net_connections("tcp4")]
     except psutil.Error:
         return False
     return any(each.status == psutil.CONN_LISTEN and each.laddr.port == port for each in connections)
