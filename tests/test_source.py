@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from ssemiddleware import SSEMiddleware, Stream
-from ssemiddleware.source import Sources
+from ssemiddleware.source import Sources, _Pull
 
 from .applications import DEADLINE, EVENT_SOURCE, EVENT_STREAM, Response, environ_of
 
@@ -302,6 +302,16 @@ def test_no_source_that_has_ended_counts_however_its_end_falls_together_with_the
     for _ in range(500):
         assert list(stream.each([1], stop=lambda: None)) == [1]
     wait_until(lambda: not any(thread.is_alive() for thread in sources.left))
+    assert sources.left == set()
+
+
+def test_a_source_that_has_ended_does_not_count_although_its_thread_takes_a_moment_to_end() -> None:
+    sources = Sources()
+    pull = _Pull([1], sources)
+    pull.wanted.put(False)
+    pull.thread = threading.current_thread()  # alive, and behind the source's end
+    pull._run()
+    pull.end()
     assert sources.left == set()
 
 
