@@ -17,7 +17,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from itertools import count
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import parse_qs
 
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
@@ -133,18 +133,29 @@ def create_streams(journal: Journal) -> WSGIApplication:
 
 
 def _counted(application: WSGIApplication, journal: Journal) -> WSGIApplication:
-    """Return *application* with a count of the comments that leave by themselves: the opening and the heartbeats."""
+    """Return *application* with a count of the comments that leave by themselves: the opening and the heartbeats.
+
+    Most are not yielded: they are written beside the application, which gunicorn counts.
+    """
 
     def counted(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
-        blocks = application(environ, start_response)
-        comments = 0
+        writes: list[Any] = []
+
+        def start(*response: Any) -> Callable[[bytes], object]:
+            writes[:] = [start_response(*response)]
+            return cast("Callable[[bytes], object]", writes[0])
+
+        blocks = application(environ, start)
+        comments = size = 0
         try:
             for block in blocks:
                 comments += block.rstrip() == b":"
+                size += len(block)
                 yield block
         finally:
             if hasattr(blocks, "close"):
                 blocks.close()
+            comments += (writes[0].__self__.sent - size) // len(b":\n")
             journal.write(parse_qs(environ["QUERY_STRING"])["stream"][0], comments=comments)
 
     return counted
