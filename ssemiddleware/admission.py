@@ -143,8 +143,8 @@ class Admission:
 
     *limit*: tells how many may be open, None for any number. *counts_all*: that is the process's limit, so the streams of all
     others that say so count too. *retry*: milliseconds that a refused client is told to wait, before jitter and pressure.
-    *memory*: above its critical mark no stream begins, unless none is open at all, so that nobody is locked out for good by
-    memory that does not fall.
+    *memory*: above its critical mark no stream begins, unless none is open at all, so that memory that does not fall locks
+    nobody out.
 
     For all threads; after a fork it begins at nothing.
     """
@@ -273,7 +273,7 @@ class Admission:
             if sums is self._sums:  # else another thread has added up meanwhile
                 return is_open, left - is_open, sums
 
-    # -- those who come back
+    # -- clients that reconnect
 
     def next_retry(self) -> int:
         """Return the milliseconds after which a client should come back: with jitter, longer the more were refused lately."""
@@ -295,7 +295,8 @@ class Admission:
     def relieve(self, now: float) -> bool:
         """Choose the hungriest stream to end if memory has been critical for two seconds; another each half second.
 
-        Return whether one was chosen. Refusing comes first: it begins at once. A stream that pulls nothing is left alone. To be called once a tick.
+        Return whether one was chosen. Refusing comes first: it begins at once. A stream that pulls nothing is left alone. To be
+        called once a tick.
         """
         self._tell()
         if self._memory is None or not self._memory.is_critical:

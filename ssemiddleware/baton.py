@@ -8,7 +8,7 @@ It is one token. While the application's code runs the token lies free; while th
 | server's thread, out of the application | `take` | free / with the watcher / with itself | its own; waits for the watcher |
 | application, in ``write()`` and ``start_response`` | `take`, `give` | the same | the same; in its call the server keeps it |
 | watcher | `take_ours`, `give_ours` | free / anywhere else | its own / tries again at its next tick |
-| anybody, also between any two bytecodes | `end` | anywhere | over for good: whoever asks for it then may not write |
+| anybody, also between any two bytecodes | `end` | anywhere | over: nobody may write any more |
 
 Each step is one operation on a deque, which is atomic with and without the GIL, so there is no lock that a signal, a greenlet's
 end, a garbage collection or a fork could leave locked. Whoever of ours touches the connection without the token, to shut it

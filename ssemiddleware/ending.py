@@ -1,4 +1,4 @@
-"""Why and how a stream ends: the reasons, who is told what, and whether this process stops."""
+"""Why and how a stream ends: the reasons, how long each may take, and whether this process stops."""
 
 from __future__ import annotations
 

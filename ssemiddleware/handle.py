@@ -1,10 +1,10 @@
-"""`Stream`: what an application finds in ``environ["ssemiddleware.stream"]``, a handle on the stream that it is asked for.
+r"""`Stream`: what an application finds in ``environ["ssemiddleware.stream"]``, a handle on the stream that it is asked for.
 
 An endless stream loops on `closing`, and so stops at once when its client is gone or the server stops:
 
     stream = environ["ssemiddleware.stream"]
     while not stream.closing.wait(1):
-        yield b"data: tick\\n\\n"
+        yield b"data: tick\n\n"
 
 A finite answer need not look at anything. A source that blocks is iterated through `Stream.each`; whatever else has to be
 woken or given back registers with `Stream.on_close`.

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .admission import Admission
+from .care import Care
 from .ending import RAISED, REFUSED, Round
 from .handle import Stream, run_all
 from .memory import MemoryGovernor
@@ -50,7 +51,7 @@ _REFUSED_FOR = 3000  # milliseconds, where the reconnection time is left to the 
 class SSEMiddleware:
     """A WSGI application around *application* whose event streams arrive at once, stay alive and end in good order.
 
-    *announced*: a callable that is given the environ and tells whether the request asks for an event stream. By default
+    *announced*: a callable that takes the environ and returns whether the request asks for an event stream. By default
     ``Accept`` must name ``text/event-stream``; name a fetch()-based client by its path, say. Only such streams get heartbeats.
 
     *heartbeat*: seconds of silence after which a stream gets a comment; None turns heartbeats and the opening comment off.
@@ -58,14 +59,14 @@ class SSEMiddleware:
     *max_block*: bytes of the largest block that the server gets, 16 or more. *memory*: the `MemoryGovernor` that slows streams
     down when memory is low, and refuses them when it is critical; None for neither.
 
-    *max_streams*: how many streams may be open in this process; None for three quarters of the server's threads where it has
-    a number of them that can be read (gunicorn's gthread, waitress, a2wsgi), so that ordinary requests always find one, and for
-    any number elsewhere. One more is refused: an EventSource reconnects by itself, other clients get 503 with Retry-After.
+    *max_streams*: how many streams may be open in this process. None: three quarters of the server's threads where their number
+    is known (gunicorn's gthread, waitress, a2wsgi, cheroot, mod_wsgi, uWSGI with ``--threads``), so that ordinary requests always
+    find one; no limit elsewhere. One more is refused: an EventSource reconnects by itself, other clients get 503 with Retry-After.
     *on_refused*: a WSGI application that answers such a request instead; ``environ["ssemiddleware.retry"]`` has the
-    milliseconds for which the client should wait. An EventSource takes any status but 200 for final.
+    milliseconds for which the client should wait. An EventSource does not reconnect after any status but 200.
 
     *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
-    None leaves every byte as it is, and logs the first line that readers will suffer from.
+    None leaves every byte as it is, and logs the first line that is too long for some readers.
 
     *send_deadline*: close a stream whose client has read nothing for this many seconds; None for never. *retry*: milliseconds
     that an EventSource waits before it reconnects to a stream that we ended, from three quarters to one and a half of it; None
@@ -188,10 +189,10 @@ class SSEMiddleware:
             return None
         try:
             service = Service(
-                request, handle, place, options=self.options, admission=self._admission, round=self._round(), server=server,
-                kept=self._log_kept, start=watcher().start,
-            )  # fmt: skip
-            watcher().add(service)
+                request, handle, place, options=self.options, admission=self._admission, round=self._round(), server=server
+            )
+            watching = watcher()
+            watching.add(Care(service, self._log_kept, watching.start))
         except BaseException:
             place.forget()
             raise

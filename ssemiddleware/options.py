@@ -1,4 +1,4 @@
-"""What each option of `SSEMiddleware` may be, and how a wrong one is said."""
+"""What each option of `SSEMiddleware` may be, and the error that a wrong one raises."""
 
 from __future__ import annotations
 

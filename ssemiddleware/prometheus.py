@@ -9,7 +9,7 @@ Needs ``pip install "ssemiddleware[prometheus]"``; nothing else in the package i
 >>> registry.get_sample_value("ssemiddleware_open_streams", {"announced": "yes"})
 0.0
 
-With ``PROMETHEUS_MULTIPROC_DIR`` set, where one of many processes answers for all of them, the same line does: see
+With ``PROMETHEUS_MULTIPROC_DIR`` set, where one process answers for several, the same line works: see
 `StreamCollector`.
 """
 
@@ -78,7 +78,7 @@ _METRICS = (
     ),
     _Metric(
         "ssemiddleware_max_streams",
-        "Event streams that may be open; infinite as long as no number of them is known.",
+        "Event streams that may be open; infinite where there is no limit.",
         lambda stats: {"": math.inf if stats.most_streams is None else stats.most_streams},
         across="livesum",
     ),
@@ -88,7 +88,7 @@ _METRICS = (
         lambda stats: {reason: stats.ended.get(reason, 0) for reason in REASONS},
         "reason",
     ),
-    _Metric("ssemiddleware_refused_requests_total", "Requests that got no stream.", lambda stats: {"": stats.refused}),
+    _Metric("ssemiddleware_refused_requests_total", "Requests that were refused.", lambda stats: {"": stats.refused}),
     _Metric(
         "ssemiddleware_events_total",
         "Events that came in from the application and went out to the server; estimated in bursts and in long blocks.",
@@ -138,19 +138,19 @@ _METRICS_OF_MEMORY = (  # not with ``memory=None``
     ),
     _Metric(
         "ssemiddleware_memory_used_bytes",
-        "Memory that is used, where streams take care of it.",
+        "Memory in use.",
         lambda stats: {"": stats.memory_used or 0},
         across="livemax",
     ),
     _Metric(
         "ssemiddleware_memory_limit_bytes",
-        "Memory that there may be.",
+        "Limit of the memory.",
         lambda stats: {"": stats.memory_limit or 0},
         across="livemax",
     ),
     _Metric(
         "ssemiddleware_memory_state",
-        "Between which marks the memory is: 0 normal, 1 high (streams wait), 2 critical (none begins).",
+        "State of the memory: 0 normal, 1 high (streams wait), 2 critical (new ones are refused).",
         lambda stats: {"": _STATES[stats.memory_state]},
         across="livemax",
     ),

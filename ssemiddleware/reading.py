@@ -1,4 +1,4 @@
-r"""An event stream as a client reads it: `read_events` for those who pull blocks, `EventReader` for those who push them.
+r"""An event stream as a client reads it: `read_events` iterates over blocks, `EventReader` is fed with them.
 
 >>> [event.data for event in read_events([b"data: split any", b"where\r\n\r", b"\n"])]
 ['split anywhere']
@@ -22,9 +22,9 @@ def read_events(blocks: Iterable[bytes], *, join_fragments: bool = False) -> Ite
     """Yield the events of the event stream in *blocks*, cut anywhere, as WHATWG 9.2.5 and 9.2.6 say.
 
     An event's ``event`` is its type, None for ``message``; its ``id`` is the last event ID when it came, so it may be an
-    earlier event's, and None as long as there is none; ``retry`` is what came with it. An event that the stream leaves
-    unfinished is not yielded. Bytes that are no UTF-8 become U+FFFD. With *join_fragments*, the events of type ``fragment``
-    that `ssemiddleware.Fragment` makes of an event are that event again.
+    earlier event's, and None as long as there is none; ``retry`` is what came with it. An event that is
+    unfinished at the stream's end is not yielded. Bytes that are no UTF-8 become U+FFFD. With *join_fragments*, the events of
+    type ``fragment`` that `ssemiddleware.Fragment` makes of an event are that event again.
     """
     reader = EventReader()
     events = chain.from_iterable(map(reader.feed, blocks))
@@ -32,7 +32,7 @@ def read_events(blocks: Iterable[bytes], *, join_fragments: bool = False) -> Ite
 
 
 class EventReader:
-    """Reads an event stream block by block; `read_events` for those who push. Not for two threads.
+    """Reads an event stream, and is fed block by block. Not for two threads.
 
     Linear in the stream's length, whatever the blocks are.
     """

@@ -1,7 +1,7 @@
-"""What a client is answered that gets no stream now.
+"""The answer to a client that is refused.
 
-An EventSource takes any status but 200 for final, on reconnects too, so it gets 200, a ``retry:`` with jitter and the end, and
-reconnects by itself. Everybody else gets 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, since several clients
+Any status but 200 is final for an EventSource, also when it reconnects, so it gets 200, a ``retry:`` with jitter and the end,
+and reconnects by itself. Other clients get 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, since several of them
 take an empty event stream for a finished one.
 """
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from .request import Request
 
-RETRY = "ssemiddleware.retry"  # the key of the milliseconds for which a refused client should stay away
+RETRY = "ssemiddleware.retry"  # the key of the milliseconds for which a refused client should wait
 
 _MOST_ORIGINS = 64  # that are remembered
 _OF_CORS = ("access-control-allow-origin", "access-control-allow-credentials", "vary")

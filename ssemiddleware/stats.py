@@ -85,7 +85,7 @@ class Stats:
     open_unannounced: int
     most_streams: int | None  # that may be open; None for any number, or as long as none was asked for
     ended: Mapping[str, int]  # streams that have ended, by the reason
-    refused: int  # requests that got no stream
+    refused: int  # requests that got no stream, because of max_streams or memory
     kept_threads: int  # of the server's, by applications that have not returned although their client is gone
     blocks_in: int  # in: from the application
     blocks_out: int  # out: to the server

@@ -29,7 +29,7 @@ _EVENT_END = b"\n\n"
 class EventStream:
     """An iterable for the server in place of *iterable*, which is an event stream or, lazily started, may turn out to be one.
 
-    *start*: the ``start_response`` that the application was given. For the server's thread; `close` may come from any, and twice.
+    *start*: the ``start_response`` that the application was given. For the server's thread; `close` may come from any, twice.
     """
 
     __slots__ = ("__weakref__", "_get_next", "_iterable", "_left", "_pieces", "_service", "_start")
@@ -98,17 +98,18 @@ class EventStream:
     def _next_with_a_look(self) -> bytes:
         for piece in self._pieces:  # of what has come already
             if self._service is not None:
-                self._service.left(piece)
+                self._service.outside.left(piece)
             return piece
         if self._get_next is _stopped:
             self._stop()
         service = self._service
         if service is None or not service.is_stream:
             return self._next_of_unknown()
-        service.look_outside(self)
+        if service.is_announced:
+            service.outside.look(self)
         opening = service.maybe_opening(None) if service.may_open else None
         if opening is not None:
-            return service.left(opening)
+            return service.outside.left(opening)
         if service.baton.is_over:
             self._stop()
         if service.wire is not None and not self._start.request.has_body:
@@ -164,12 +165,12 @@ class EventStream:
         service.pulls.came(len(block), QUICK - self._left)
         self._left = QUICK
         if not block:
-            return service.left(service.maybe_heartbeat())
+            return service.outside.left(service.maybe_heartbeat())
         opening = service.maybe_opening(block) if service.may_open else None
         service.may_open = False
         if opening is None and service.wire.pass_quickly(block):
             service.become_quick(has_more=must_look)
-            return service.left(block)
+            return service.outside.left(block)
         pieces = service.wire.feed(block)
         is_small = len(block) <= service.wire.max_block
         if is_small:
@@ -179,7 +180,7 @@ class EventStream:
         piece = next(self._pieces, b"")  # PEP 3333: a block for a block, so that the server can do other work
         has_more = must_look or not is_small or opening is not None or getattr(pieces, "__length_hint__", int)() > 0
         service.become_quick(has_more=has_more)
-        return service.left(piece)
+        return service.outside.left(piece)
 
     def _next_of_unknown(self) -> bytes:
         """Pull a block of what is no event stream, or may yet turn out to be one: the application starts it when it likes."""
@@ -199,7 +200,8 @@ class EventStream:
             return self._refused()
         if self._start.service is not None:  # one that was begun now, maybe in place of what was begun in place of another
             self._service = self._start.service
-            self._service.look_outside(self)
+            if self._service.is_announced:
+                self._service.outside.look(self)
             return self._pass_on(self._service, block)
         return block
 
@@ -231,9 +233,8 @@ class EventStream:
         if service.must_break_off:
             service.break_off()
         self._pieces = chain(service.wire.finish(), service.last_words_if_told_to_end())
-        for piece in self._pieces:
-            return service.left(piece)
-        self._stop()
+        piece = next(self._pieces, None)
+        return self._stop() if piece is None else service.outside.left(piece)
 
     def _last_words(self, service: Service) -> bytes:
         self._get_next = _stopped

@@ -6,7 +6,7 @@
         with open_stream(app, "/events") as stream:
             assert stream.status_code == 200
             assert stream.next_event(timeout=1).data == "hello"
-        # here the client has left, and the application's close() has run
+        # here the client has disconnected, and the application's close() has run
 
 The application, wrapped or bare, runs on the test's own thread, so it sees the test's transaction (Django's ``TestCase``,
 SQLite in memory) and whatever else belongs to a thread. It runs in a copy of the test's Context, so that two streams of one
@@ -84,7 +84,7 @@ def open_stream(
 
 
 class OpenStream:
-    """A stream as its client sees it. Iterate over it for all events to its end; leave the ``with`` block to leave early.
+    """A stream as its client sees it. Iterate over it for all events; at the end of the ``with`` block the client disconnects.
 
     For one thread, but for `leave`. ``status``, ``status_code`` and ``headers`` are the response's.
     """
@@ -150,10 +150,10 @@ class OpenStream:
                 return
 
     def leave(self) -> None:
-        """Leave as a client does, and close the application as a server does that can no longer write. From any thread, twice.
+        """Disconnect, and close the application as a server does that can no longer write. From any thread, twice.
 
         Afterwards ``stream.closed`` is set and the ``on_close`` callbacks have run. If the application runs at the moment (on
-        another thread, or because it leaves itself), this only disconnects: ``closed`` is set within half a second, and the
+        another thread, or because it calls this itself), this only disconnects: ``closed`` is set within half a second, and the
         application is closed by the thread that runs it, at the next call of `next_event` or `leave`.
         """
         self._has_left = True

@@ -39,8 +39,13 @@ class Asked(Protocol):
 class Watched(Protocol):
     """A stream as the watcher knows it. All its methods are called by the watcher, and none waits."""
 
-    ending: str | None
-    connection: Connection | None
+    @property
+    def ending(self) -> str | None:
+        """The reason for which the stream ends as soon as it may."""
+
+    @property
+    def connection(self) -> Connection | None:
+        """The client's connection, as long as there is one."""
 
     @property
     def round(self) -> Asked:

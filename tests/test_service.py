@@ -168,8 +168,8 @@ def test_nothing_is_written_once_the_stream_is_closed_from_inside_the_applicatio
 def test_the_servers_write_is_dropped_before_the_last_return() -> None:
     exchange = Exchange(script(EVENT), EVENT_SOURCE)
     assert exchange.rest() == [EVENT]
-    assert exchange.writer is not None
-    assert exchange.writer.is_dropped
+    assert exchange.service is not None
+    assert exchange.service.outside.writer is None
 
 
 def test_a_heartbeat_waits_until_the_client_takes_it() -> None:

@@ -116,7 +116,7 @@ class MemoryGauge:
                 self._last = _UNKNOWN
             if not self._failed:
                 self._failed = True
-                _log.warning("memory cannot be read, the last reading stays for %d s: %s", _KEEP_FOR, error)
+                _log.warning("memory cannot be read; the last reading is used for %d s: %s", _KEEP_FOR, error)
 
     def _choose_source(self) -> Callable[[], Reading]:
         if (given := self._given) is not None:

@@ -1,4 +1,4 @@
-"""When a stream pulls its next block, and when none may begin: how full the memory is, as pauses.
+"""How long a stream waits before its next block, and when new streams are refused: by how full the memory is.
 
 A `MemoryGovernor` turns the readings of a `MemoryGauge` into pauses before a stream pulls its next block: none below the high
 watermark, longer the fuller, each bounded, none again once the gauge has fallen below the low watermark. One governor may
@@ -26,12 +26,12 @@ _GIVE_BACK_EVERY = 1.0  # seconds while memory is short; in five, what was given
 
 
 class MemoryGovernor:
-    """Makes streams wait before they pull their next block while memory is short, and tells when none should begin.
+    """Slows streams down when memory is low, and says when new ones should be refused.
 
     *limit*: see `MemoryGauge`. *low*, *high*, *critical*: marks, as shares of the limit. Pauses begin above *high* and end, for
-    all streams at once, below *low*; between them what was the case goes on. Above *critical* no stream is admitted, and if it
+    all streams at once, below *low*; between the marks nothing changes. Above *critical* new streams are refused, and if it
     lasts some are ended. *pause*: the longest wait before one block, in seconds, reached at the limit. Resident memory often
-    does not fall although its cause is gone, hence the bound: with nothing else to do, every stream still moves. Streams make
+    does not fall although its cause is gone, so each wait is limited. Streams make
     large blocks at the same time only as far as the memory below *critical* suffices for that: see `turns`.
 
     *read*: how the used bytes and the limit are found, instead of a `MemoryGauge` on *limit*. May be called by any thread.

@@ -15,7 +15,7 @@ _LIGHT = 65536  # bytes pulled between two looks at memory: small events are not
 
 
 class Pulls:
-    """One stream's pulls. *paused* is told the seconds of each wait. For the server's thread.
+    """One stream's pulls. *paused* is called with the seconds of each wait. For the server's thread.
 
     *large*: bytes of a block behind which the next one is expected to be as large, and so takes a turn.
     """

@@ -41,7 +41,7 @@ class Reservations:
     """What has been set aside of the memory called *name*, by us and by others; None for one that is not shared.
 
     *folders*: where the file may be; by default in shared memory, or else where temporary files are. Where it cannot be had,
-    the log is told once, and there are no others. For one thread at a time, but `end`; a forked process needs another.
+    that is logged once, and other processes are not seen. For one thread at a time, but `end`; a forked process needs another.
     """
 
     def __init__(
@@ -123,7 +123,7 @@ class Reservations:
         except OSError as error:
             if not self._is_alone:
                 self._is_alone = True
-                _log.warning("what other processes set aside of the memory cannot be seen: %s", error)
+                _log.warning("the memory that other processes have reserved cannot be read: %s", error)
 
     def _open(self) -> int:
         failure = OSError("no folder")

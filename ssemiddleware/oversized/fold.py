@@ -59,7 +59,7 @@ class Fold:
 
     A line of more than *over* bytes (its end not counted) whose event's data begins as a JSON object or array becomes lines of
     at most *width* bytes each, 16 or more; a string or number that is longer stays whole on a line of its own. The rest of an
-    event in which a place to cut cannot be JSON stays as it is, and the log is told once. Immutable. Raises `ValueError`.
+    event in which a place to cut cannot be JSON stays as it is, which is logged once. Immutable. Raises `ValueError`.
     """
 
     over: int = 61440  # below the 64 KiB that Go's readers take
@@ -281,7 +281,7 @@ class Folding(Reshaping):
         quote = text.find(b'"', start, start + stop - at)
         end = first_line_end(buffer, at, stop if quote < 0 else at + quote - start)
         if end >= 0:
-            self._give_up("a string that its line leaves open")
+            self._give_up("a string that does not end on its line")
             return end
         if quote >= 0:
             self._at, self._used = _At.JSON, self._width
@@ -299,7 +299,7 @@ class Folding(Reshaping):
 
     def _give_up(self, reason: str) -> None:
         self._at, self._is_json = _At.REST_OF_LINE, False
-        self._tell(f"an event's data begins as JSON and is none ({reason}): folded no further")
+        self._tell(f"an event whose data begins as JSON and is not JSON ({reason}): the rest of it is not folded")
 
 
 def _without_escapes(text: bytes) -> bytes:

@@ -3,7 +3,7 @@
 Measured under uvicorn 0.54 (with uvloop and without), gunicorn 27.0's asgi and uvicorn workers, and hypercorn 0.18.
 
 It calls the application on a thread of its executor, and hands each block to the server's event loop through a queue of ten.
-uvicorn and gunicorn close a connection at once when its client has left; a2wsgi does not tell the application.
+uvicorn and gunicorn close a connection at once when its client has disconnected; a2wsgi does not tell the application.
 """
 
 from __future__ import annotations

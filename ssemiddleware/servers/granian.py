@@ -1,6 +1,6 @@
 """granian 2.8.9: a server written in Rust. It shows an application neither the client's connection nor a ``write()``.
 
-A client that leaves shows when the next block is sent, and a stop does not show at all.
+A disconnect shows when the next block is sent, and a stop does not show at all.
 """
 
 from __future__ import annotations

@@ -128,3 +128,6 @@ class Server:
     def threads(self) -> int | None:
         """Return how many requests this process answers at a time, None where that is no number of threads."""
         return None
+
+
+NO_SERVER = Server({})  # in place of the one of a request that has ended

@@ -1,6 +1,6 @@
 """waitress 3.0.2: one thread does all reading and flushing, the others run applications and send what fits by themselves.
 
-Without ``channel_request_lookahead`` it does not see a client leave, and serves one that has half-closed; with it, it closes
+Without ``channel_request_lookahead`` it does not see a disconnect, and serves a client that has half-closed; with it, it closes
 such a connection at once.
 """
 
@@ -147,7 +147,7 @@ class _TakeBack:
 
     def __init__(self, dispatcher: Any) -> None:
         self._dispatcher = dispatcher
-        self._lock = threading.Lock()  # taken for good by the first call
+        self._lock = threading.Lock()  # taken by the first call, and never released
 
     def __call__(self) -> None:
         dispatcher = self._dispatcher

@@ -21,6 +21,7 @@ from ssemiddleware.ending import Round
 from ssemiddleware.handle import Callback, Stream, run_all
 from ssemiddleware.memory import Pulls
 from ssemiddleware.request import Request
+from ssemiddleware.care import Care
 from ssemiddleware.servers.connection import Connection, Progress, State
 from ssemiddleware.servers.server import MOST_WRITTEN, Loop, Pool, Server, StopSign, Writer
 from ssemiddleware.service import Service
@@ -230,8 +231,9 @@ class _Middleware(SSEMiddleware):
             return None
         service = exchange.service = Service(
             request, handle, place, options=self.options, admission=self._admission, round=exchange.round,
-            server=exchange.server_of(request.environ), kept=exchange.kept.append, clock=exchange.clock,
+            server=exchange.server_of(request.environ), clock=exchange.clock,
         )  # fmt: skip
+        exchange.care = Care(service, exchange.kept.append, lambda name, target: None)
         service.pulls = Pulls(
             self.options.memory, large=self.options.max_block, paused=place.paused, clock=exchange.clock, sleep=exchange.tick
         )
@@ -276,6 +278,7 @@ class Exchange:
         self.failed: list[BaseException] = []  # what the service raised in the watcher
         self.status, self.headers = "", dict[str, str]()
         self.service: Service | None = None
+        self.care: Care | None = None
         self.middleware = _Middleware(application, **options)  # type: ignore[arg-type]
         self.round = Round(lambda: self.is_drained, self.middleware._admission.relieve)
         self.environ = environ_of(given) | {_EXCHANGE: self}
@@ -323,26 +326,26 @@ class Exchange:
 
     def tick(self, seconds: float = _TICK) -> None:
         """Let time pass, with the watcher's ticks."""
-        service, until = self.service, self.clock.now + seconds
+        care, until = self.care, self.clock.now + seconds
         while self.clock.now < until - 1e-9:
-            at_end = service is not None and service.ending
+            at_end = care is not None and care.ending
             self.clock.now = min(until, self.clock.now + (_TICK_AT_END if at_end else _TICK))
             is_urgent = self.round.look(self.clock.now)
-            if service is None or not self.is_watched:
+            if care is None or not self.is_watched:
                 continue
             try:
                 if self.client.state != "open" and not self.service_is_over:
-                    service.notice(self.callbacks.extend)
-                if service.is_due(self.clock.now) or is_urgent:
-                    self.is_watched = service.serve(self.clock.now, self.callbacks.extend)
+                    care.notice(self.callbacks.extend)
+                if care.is_due(self.clock.now) or is_urgent:
+                    self.is_watched = care.serve(self.clock.now, self.callbacks.extend)
             except Exception as error:
                 self.failed.append(error)
                 self.is_watched = False
-                service.fail(self.callbacks.extend)
+                care.fail(self.callbacks.extend)
 
     @property
     def service_is_over(self) -> bool:
-        return self.service is None or not self.service.watches_connection
+        return self.care is None or not self.care.watches_connection
 
 
 Step = bytes | float | BaseException | Callable[[Exchange], object]
