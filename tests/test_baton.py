@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ssemiddleware import SSEMiddleware, baton, middleware, service, start, stream
+from ssemiddleware import SSEMiddleware, baton, care, middleware, outside, service, start, stream
 from ssemiddleware.baton import Baton
 from ssemiddleware.ending import StreamOver
 from ssemiddleware.servers.connection import Connection, Progress, State
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from ssemiddleware.care import Care
     from ssemiddleware.handle import Callback
     from ssemiddleware.service import Service
 
@@ -243,12 +244,16 @@ class Watching:
     """The watcher's part, at the times that a test says."""
 
     def __init__(self) -> None:
-        self.services: list[Service] = []
+        self.cares: list[Care] = []
         self.callbacks: list[Callback] = []
         self.failed: list[BaseException] = []
 
-    def add(self, service: Service) -> None:
-        self.services.append(service)
+    @property
+    def services(self) -> list[Service]:
+        return [each.service for each in self.cares]
+
+    def add(self, each: Care) -> None:
+        self.cares.append(each)
 
     def run(self, callbacks: list[Callback]) -> None:
         self.callbacks += callbacks
@@ -258,7 +263,7 @@ class Watching:
 
     def tick(self, *times: float, notice: bool = False) -> None:
         for now in times:
-            for each in self.services:
+            for each in self.cares:
                 try:
                     if notice:
                         each.notice(self.run)
@@ -355,7 +360,7 @@ class Scene:
         """Return how many orders there were."""
 
         def make(choices: Iterable[int]) -> Run:
-            run = Run((stream, service, start, baton), shared=_SHARED, preemptions=preemptions, choices=choices, inject=inject)
+            run = Run((stream, service, start, care, outside, baton), shared=_SHARED, preemptions=preemptions, choices=choices, inject=inject)
             self._begin(application, run)
             self._setattr(baton, "time", _Sleeping(run))
             prepare(self)
@@ -562,6 +567,31 @@ class Pipe:
         self.baton.end()
         if "watcher" in self.writing or self.baton.holder:
             self.broken.append("end() has returned, and the watcher uses the connection")
+
+
+def test_the_token_is_not_taken_for_the_servers_own_while_the_watcher_has_it_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A watcher that gives it back and takes it again between two looks: that takes five preemptions."""
+    taken: list[bool] = []
+    pipes: list[Pipe] = []
+
+    def serve() -> None:
+        taken.append(pipes[0].baton.take())
+        pipes[0].write("server")
+
+    def make(choices: Iterable[int]) -> Run:
+        run = Run((), (baton,), shared=r"^(holder|pop|append)$", preemptions=5, choices=choices)
+        monkeypatch.setattr(baton, "time", _Sleeping(run))
+        pipes[:], taken[:] = [Pipe(run)], []
+        pipes[0].baton.give()
+        run.add("watcher", lambda: pipes[0].speak(2))
+        run.add("server", serve)
+        return run
+
+    def check(run: Run) -> None:
+        assert taken == [True]
+        assert pipes[0].broken == []
+
+    _report(explore(make, check))
 
 
 @pytest.mark.parametrize(
