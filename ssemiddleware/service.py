@@ -259,7 +259,7 @@ class Service:
         self.server = NO_SERVER
 
     def vanish(self) -> None:
-        """End inside a garbage collection a stream that its server has forgotten: no lock is taken, the watcher does the rest."""
+        """Note inside a garbage collection that the server has forgotten the stream: takes no lock, the watcher does the rest."""
         self.baton.is_over = True
         if os.getpid() == self._pid:
             self.has_vanished = True
