@@ -60,8 +60,9 @@ class SSEMiddleware:
     down when memory is low, and refuses them when it is critical; None for neither.
 
     *max_streams*: how many streams may be open in this process. None: three quarters of the server's threads where their number
-    is known (gunicorn's gthread, waitress, a2wsgi, cheroot, mod_wsgi, uWSGI with ``--threads``), so that ordinary requests always
-    find one; no limit elsewhere. One more is refused: an EventSource reconnects by itself, other clients get 503 with Retry-After.
+    is known (gunicorn's gthread, waitress, a2wsgi, cheroot, mod_wsgi, uWSGI with ``--threads``), so that ordinary requests
+    always find one; no limit elsewhere. One more is refused: an EventSource reconnects by itself, others get 503 and
+    Retry-After.
     *on_refused*: a WSGI application that answers such a request instead; ``environ["ssemiddleware.retry"]`` has the
     milliseconds for which the client should wait. An EventSource does not reconnect after any status but 200.
 

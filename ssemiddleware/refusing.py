@@ -1,8 +1,8 @@
 """The answer to a client that is refused.
 
 Any status but 200 is final for an EventSource, also when it reconnects, so it gets 200, a ``retry:`` with jitter and the end,
-and reconnects by itself. Other clients get 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, since several of them
-take an empty event stream for a finished one.
+and reconnects by itself. Other clients get 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, since several of
+them take an empty event stream for a finished one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """Stand-ins: threads of ours in a `concurrent.futures.ThreadPoolExecutor`, which gunicorn's gthread worker and a2wsgi have.
 
 An application that goes on after its client has disconnected keeps a thread of the pool. A stand-in takes items from the pool's
-own queue meanwhile, as the kept thread would have done. (Raising ``_max_workers`` starts a thread only at the next ``submit``, and
-not even then while the pool counts idle threads: 0 of 20 requests were answered.)
+own queue meanwhile, as the kept thread would have done. (Raising ``_max_workers`` starts a thread only at the next ``submit``,
+and not even then while the pool counts idle threads: 0 of 20 requests were answered.)
 
     pool = ExecutorPool(executor)
     take_back = pool.lend(start)  # None where no stand-in can be had

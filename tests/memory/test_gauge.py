@@ -187,7 +187,7 @@ def test_the_last_reading_stays_when_one_fails_and_one_line_tells(group: Group, 
         group.next_reading()
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "ssemiddleware")
-    assert record.message.startswith("memory cannot be read, the last reading stays for 10 s: ")
+    assert record.message.startswith("memory cannot be read; the last reading is used for 10 s: ")
     assert f"'many': '{group.directory}/memory.current'" in record.message
 
 

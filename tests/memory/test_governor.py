@@ -193,7 +193,7 @@ def test_a_gauge_that_fails_stops_no_stream_and_is_told_about_once(caplog: pytes
             clock.now += 1
             assert governor.next_pause() == 0
     (record,) = caplog.records
-    assert record.message == "memory cannot be read, the last reading stays for 10 s: no such file"
+    assert record.message == "memory cannot be read; the last reading is used for 10 s: no such file"
 
 
 def test_a_governor_shows_its_settings() -> None:

@@ -144,7 +144,7 @@ def test_what_somebody_else_has_put_there_is_not_touched(processes: Processes, c
         assert processes.file.read_bytes() == b"precious"
     assert target.read_bytes() == b"precious"
     assert {record.message.partition(":")[0] for record in caplog.records} == {
-        "what other processes set aside of the memory cannot be seen"
+        "the memory that other processes have reserved cannot be read"
     }
 
 

@@ -148,7 +148,7 @@ def test_what_looks_like_json_and_is_none_passes_and_is_told_about(case: str) ->
     if case == "a NaN":  # its data does not even begin as JSON
         assert folded == stream
         return
-    assert [line.startswith("an event's data begins as JSON and is none (") for line in told] == [True]
+    assert [line.startswith("an event whose data begins as JSON and is not JSON (") for line in told] == [True]
     if case != "a string that is not closed":  # there is a place to cut before it
         assert folded == stream
 
