@@ -81,10 +81,10 @@ class Stream:
     def each(self, iterable: Iterable[_T], *, stop: Callback | None = None, endless: bool = False) -> Iterator[_T]:
         """Iterate over *iterable*, a source that blocks, and stop the moment the stream is `closed`.
 
-        With *endless*, for a source that has no end of its own, the loop stops as soon as the stream is `closing`. The source is
-        pulled on a thread of its own, in one copy of the caller's Context, and at most one item ahead. At the end *stop* is
-        called: it should have the source return or raise, so that its thread ends (``pubsub.close``). What the source raises is
-        raised here.
+        With *endless*, for a source that has no end of its own, the loop stops as soon as the stream is `closing`. The source
+        is pulled on a thread of its own, in one copy of the caller's Context, and at most one item ahead. At the end *stop* is
+        called: it should have the source return or raise, so that its thread ends (``pubsub.close``). What the source raises
+        is raised here.
         """
         from .source import each  # its thread is only for those who ask
 
