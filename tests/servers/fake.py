@@ -17,11 +17,11 @@ from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from ssemiddleware import SSEMiddleware
+from ssemiddleware.care import Care
 from ssemiddleware.ending import Round
 from ssemiddleware.handle import Callback, Stream, run_all
 from ssemiddleware.memory import Pulls
 from ssemiddleware.request import Request
-from ssemiddleware.care import Care
 from ssemiddleware.servers.connection import Connection, Progress, State
 from ssemiddleware.servers.server import MOST_WRITTEN, Loop, Pool, Server, StopSign, Writer
 from ssemiddleware.service import Service
