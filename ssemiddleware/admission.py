@@ -208,13 +208,13 @@ class Admission:
 
     def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool, always: bool) -> Place | None:
         now = self._clock()
-        is_critical = self._memory is not None and self._memory.is_critical
+        is_critical = bool(self._open) and self._memory is not None and self._memory.is_critical
         with self._counted:
             self._most = limit
             if len(self._left) >= _ADD_UP_AT:
                 self._add_up()
             is_full = limit is not None and len(self._counted.places) >= limit
-            if ((self._open and is_critical) or is_full) and not always:
+            if (is_critical or is_full) and not always:
                 self._refused += 1
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None

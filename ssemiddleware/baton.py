@@ -31,10 +31,10 @@ class Baton:
 
     __slots__ = ("_process", "_taken", "free", "holder", "is_over")
 
-    def __init__(self) -> None:
+    def __init__(self, process: int | None = None) -> None:
         self.free: deque[None] = deque()  # holds the token while nobody has it; a list would be given memory each time
         self._taken = 0  # times that the watcher has reached for the token
-        self._process = os.getpid()
+        self._process = process or os.getpid()
         self.is_over = False  # nothing may be written any more
         self.holder = 0  # the thread of ours that uses the connection, 0 for none
 

@@ -254,7 +254,7 @@ class Care:
             self._kept_since = now
         elif now - self._kept_since >= _KEPT_AFTER and not service.place.is_kept:
             self._kept(service.handle.path)
-            take_back = None if service.pool is None else service.pool.lend(self._start)
+            take_back = None if service.round.pool is None else service.round.pool.lend(self._start)
             service.place.is_kept = True
             if take_back is not None:
                 service.take_back = take_back

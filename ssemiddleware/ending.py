@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import errno
+import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from .servers.server import StopSign
+    from .servers.server import Pool, Server, StopSign
 
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
@@ -42,14 +43,22 @@ class Round:
     that concerns each stream. For the watcher.
     """
 
-    __slots__ = ("_each", "_is_drained", "looked_at", "sign", "stopping_since")
+    __slots__ = ("_each", "_is_drained", "is_served", "looked_at", "pool", "process", "sign", "stopping_since")
 
     def __init__(self, is_drained: Callable[[], object], each: Callable[[float], bool]) -> None:
         self._is_drained = is_drained
         self._each = each
         self.looked_at = 0.0  # the watcher's clock, in seconds
+        self.process = os.getpid()
+        self.is_served = False  # by a server that is known, so that what it shows of the process has been asked
         self.sign: StopSign | None = None
+        self.pool: Pool | None = None
         self.stopping_since: float | None = None  # None as long as the process goes on
+
+    def see(self, server: Server) -> None:
+        """Ask what the *server* shows of the process, once. On the server's thread: only its frames lead there."""
+        if not self.is_served:
+            self.sign, self.pool, self.is_served = server.stop_sign(), server.pool(), bool(server.name)
 
     def look(self, now: float) -> bool:
         """Ask; *now*: the watcher's clock, in seconds. Return whether that concerns each stream at once."""

@@ -41,6 +41,8 @@ from .wire import Wire
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from .servers.server import Server
+
 
 _log = logging.getLogger("ssemiddleware")
 
@@ -183,16 +185,15 @@ class SSEMiddleware:
     def maybe_begin(self, request: Request, handle: Stream, *, may_refuse: bool) -> Service | None:
         """Return the service of a new stream, None if it is refused; with *may_refuse* False it is not."""
         server = find_server(request.environ)
-        if os.getpid() not in self._limits:
-            self._limit_streams(server.threads())
+        round_of_process = self._round(server)
         place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse)
         if place is None:
             return None
         try:
             service = Service(
-                request, handle, place, options=self.options, admission=self._admission, round=self._round(), server=server
+                request, handle, place, options=self.options, admission=self._admission, round=round_of_process, server=server
             )
-            watching = watcher()
+            watching = watcher(round_of_process.process)
             watching.add(Care(service, self._log_kept, watching.start))
         except BaseException:
             place.forget()
@@ -234,15 +235,14 @@ class SSEMiddleware:
 
     # -- this process
 
-    def _round(self) -> Round:
+    def _round(self, server: Server) -> Round:
         process = os.getpid()
         round_of_process = self._rounds.get(process)
-        if round_of_process is None:
-            drained: list[bool] = self._drained
-            round_of_process = self._rounds.setdefault(
-                process, Round(functools.partial(bool, drained), self._admission.relieve)
-            )
-        return round_of_process
+        if round_of_process is not None:
+            return round_of_process
+        self._limit_streams(server.threads())
+        drained: list[bool] = self._drained
+        return self._rounds.setdefault(process, Round(functools.partial(bool, drained), self._admission.relieve))
 
     def _limit(self) -> int | None:
         return self.options.max_streams or self._limits.get(os.getpid())

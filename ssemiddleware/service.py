@@ -40,7 +40,7 @@ class Service:
     __slots__ = (
         "_admission", "_clock", "_is_finished", "_lines", "_pid", "_write", "baton", "carried", "connection", "ending",
         "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done", "is_event_source", "is_quick",
-        "is_stream", "may_open", "options", "outside", "place", "pool", "pulls", "round", "server", "silent_since", "speaks",
+        "is_stream", "may_open", "options", "outside", "place", "pulls", "round", "server", "silent_since", "speaks",
         "take_back", "wire",
     )  # fmt: skip
 
@@ -58,7 +58,7 @@ class Service:
     ) -> None:
         self.handle, self.place, self.server = handle, place, server
         self.is_event_source, self.is_announced = request.is_event_source, request.is_announced
-        self.baton = Baton()
+        self.baton = Baton(round.process)
         self.carried = place.carried
         self.wire: Wire | None = None  # None until the response has started
         self.connection: Connection | None = server.connection()
@@ -74,16 +74,14 @@ class Service:
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
         self.options, self._admission, self._clock = options, admission, clock
-        self._pid = os.getpid()
+        self._pid = round.process
         self._is_finished = False
         self._write: Callable[[bytes], object] | None = None  # the server's
         self._lines = False  # whether lines of ours may go into the body
         self.speaks = False  # whether anything of ours has to be said in time
         self.silent_since = 0.0  # since then nothing has left, as far as was seen
         self.take_back: Callable[[], None] | None = None  # what takes a stand-in back
-        self.pool = server.pool()  # like the sign it is found on the server's thread only
-        if self.round.sign is None:
-            self.round.sign = server.stop_sign()
+        round.see(server)
 
     # -- the start
 
@@ -259,7 +257,7 @@ class Service:
         self.server = NO_SERVER
 
     def vanish(self) -> None:
-        """Note inside a garbage collection that the server has forgotten the stream: takes no lock, the watcher does the rest."""
+        """Note in a garbage collection that the server has forgotten the stream: takes no lock, the watcher does the rest."""
         self.baton.is_over = True
         if os.getpid() == self._pid:
             self.has_vanished = True

@@ -222,9 +222,10 @@ class Watcher:
 _watchers: dict[int, Watcher] = {}  # by process: a fork has another
 
 
-def watcher() -> Watcher:
-    """Return this process's watcher; its thread starts with the first stream."""
+def watcher(process: int | None = None) -> Watcher:
+    """Return the watcher of this *process*, by its number; its thread starts with the first stream."""
+    process = process or os.getpid()
     try:
-        return _watchers[os.getpid()]
+        return _watchers[process]
     except KeyError:
-        return _watchers.setdefault(os.getpid(), Watcher())
+        return _watchers.setdefault(process, Watcher())

@@ -684,9 +684,15 @@ def test_max_streams_wins_over_the_servers_threads(caplog: pytest.LogCaptureFixt
 
 
 @pytest.mark.parametrize(("threads", "streams"), [(1, 1), (2, 1), (3, 2), (4, 3), (8, 6), (10, 8), (32, 24), (100, 75)])
-def test_the_last_quarter_of_the_threads_stays_free_and_at_least_one(threads: int, streams: int) -> None:
+def test_the_last_quarter_of_the_threads_stays_free_and_at_least_one(
+    threads: int, streams: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class WithThreads(Server):
+        def threads(self) -> int:
+            return threads
+
+    monkeypatch.setattr("ssemiddleware.middleware.find_server", WithThreads)
     middleware = SSEMiddleware(streaming())
-    middleware._limit_streams(threads)
     Response(middleware, environ_of(ANNOUNCED)).close()
     assert middleware.stats().most_streams == streams
 

@@ -141,7 +141,7 @@ def test_a_time_to_come_back_is_told_before_a_first_block_where_the_watcher_woul
             return True
 
     monkeypatch.setattr(SilentServer, "writer", lambda self, write: Writes())
-    monkeypatch.setattr("ssemiddleware.service.iterates", lambda loops, iterable: True)
+    monkeypatch.setattr("ssemiddleware.outside.iterates", lambda loops, iterable: True)
     wrapped, _ = crowded()
     assert re.fullmatch(rb"retry: [0-9]+\ndata: 1\n\n", Response(wrapped, environ_of(EVENT_SOURCE)).body())
 

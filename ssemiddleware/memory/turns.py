@@ -112,7 +112,7 @@ class Turns:
 
     def expects_large(self) -> bool:
         """Tell whether a stream's first block is expected to be large: as one of the last streams' was. Takes no lock."""
-        return self._pid != os.getpid() or self._expected is None or self._expected >= _LIGHT
+        return self._expected is None or self._expected >= _LIGHT
 
     def _take(self, turn: Turn, reading: Reading, waited: float) -> bool:
         """Set memory aside for *turn* if there is some; return whether there is."""
