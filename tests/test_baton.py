@@ -326,7 +326,7 @@ class Body:
 
 # What threads share; a thread is stopped before each line of ours that names one of these.
 _SHARED = (
-    r"\b(holder|is_(free|over|quick|done|stream)|writer|_possible_writer|_write|connection|ending|wire|_take_back|server|_free|_taken)\b"
+    r"\b(holder|is_(free|over|quick|done|stream)|writer|_possible_writer|_write|connection|ending|wire|_take_back|server|free|_taken)\b"
     r"|baton\.\w+\(|_maybe_take|let_go\(|_is_held|forget\("
 )
 
@@ -344,7 +344,7 @@ class Scene:
 
     def _begin(self, application: Callable[[], Application], run: Run | None) -> None:
         self.server, self.watching, self.application = FakeServer(run), Watching(), application()
-        self._setattr(middleware, "watcher", lambda: self.watching)
+        self._setattr(middleware, "watcher", lambda *_: self.watching)
         self.wrapped = SSEMiddleware(self.application, memory=None, send_deadline=None)
 
     def explore(
@@ -360,7 +360,13 @@ class Scene:
         """Return how many orders there were."""
 
         def make(choices: Iterable[int]) -> Run:
-            run = Run((stream, service, start, care, outside, baton), shared=_SHARED, preemptions=preemptions, choices=choices, inject=inject)
+            run = Run(
+                (stream, service, start, care, outside, baton),
+                shared=_SHARED,
+                preemptions=preemptions,
+                choices=choices,
+                inject=inject,
+            )
             self._begin(application, run)
             self._setattr(baton, "time", _Sleeping(run))
             prepare(self)
@@ -378,6 +384,8 @@ class Scene:
         assert all(isinstance(error, Broke) for error in watching.failed), watching.failed
         assert server.broken == []
         assert server.writing == []
+        assert server.error is None or isinstance(server.error, (Injected, OSError))  # a cut, or a write behind it
+        assert application.was_called or run.was_injected
         for each in watching.services:
             assert (each.baton.is_over, each.baton.holder, each.is_done) == (True, 0, True)
             assert each.handle.reason is not None
@@ -481,6 +489,14 @@ def _breaking(scene: Scene) -> dict[str, Callable[[], object]]:
     return {"watcher": lambda: scene.watching.tick(100, 200, 300)}
 
 
+def _cutting(scene: Scene) -> dict[str, Callable[[], object]]:
+    def cut() -> None:
+        scene.server.is_cut = True  # so that the server's next write fails
+        scene.watching.tick(100)
+
+    return {"watcher": cut}
+
+
 def _application(*steps: bytes | Act, in_call: Act | None = None) -> Callable[[], Application]:
     return lambda: Application(*steps, in_call=in_call)
 
@@ -509,7 +525,8 @@ CASES = {
     "a client that leaves": Case(_application(EVENT, EVENT), _noticing("gone", 100, 200)),
     "a client that sends no more": Case(_application(EVENT, EVENT), _noticing("half closed", 100, 200), FETCH),
     "a thread that is kept": Case(_application(EVENT), _noticing("gone", 100, 102, 104), preemptions=2),
-    "a write that fails": Case(_application(EVENT, EVENT), _breaking),
+    "a write that fails": Case(_application(EVENT), _breaking, preemptions=2),
+    "a connection that breaks": Case(_application(EVENT, EVENT), _cutting),
     "close() in another thread": Case(_application(EVENT), _closing_and_ticks(100, 200), preemptions=1),
     "close() while a thread is kept": Case(
         _application(EVENT),
@@ -579,7 +596,7 @@ def test_the_token_is_not_taken_for_the_servers_own_while_the_watcher_has_it_aga
         pipes[0].write("server")
 
     def make(choices: Iterable[int]) -> Run:
-        run = Run((), (baton,), shared=r"^(holder|pop|append)$", preemptions=5, choices=choices)
+        run = Run((), (baton,), shared=r"^(holder|_taken|pop|append)$", preemptions=5, choices=choices)
         monkeypatch.setattr(baton, "time", _Sleeping(run))
         pipes[:], taken[:] = [Pipe(run)], []
         pipes[0].baton.give()

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 def watching(monkeypatch: pytest.MonkeyPatch) -> Watching:
     """Return the watcher's part: it ticks when a test says so."""
     watching = Watching()
-    monkeypatch.setattr(middleware, "watcher", lambda: watching)
+    monkeypatch.setattr(middleware, "watcher", lambda *_: watching)
     monkeypatch.setattr(middleware, "find_server", lambda environ: environ["fake.server"])
     return watching
 
@@ -270,7 +270,7 @@ class Odd(Application):
 
 @pytest.mark.parametrize("which", ["iter_raises", "close_raises"])
 def test_an_iterable_that_raises_gives_its_place_back(watching: Watching, which: str) -> None:
-    server, application = FakeServer(), Odd(EVENT, **{which: True})  # type: ignore[arg-type]
+    server, application = FakeServer(), Odd(EVENT, **{which: True})
     wrapped = SSEMiddleware(application, memory=None)
     with contextlib.ExitStack() as stack:
         if which == "close_raises":
