@@ -59,15 +59,6 @@ class Server:
         raise AssertionError(f"{fact!r} of {stream} is not told by {workers} workers within {within} s: {lines}")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    """Have pytest-xdist run all tests in a browser one after the other, so that each browser is started once."""
-    if config.pluginmanager.hasplugin("xdist"):
-        for item in items:
-            if item.path.parent == _HERE:
-                item.add_marker(pytest.mark.xdist_group("browsers"))
-
-
 @pytest.fixture(scope="session", params=ENGINES)
 def browser(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
     engine = ENGINES[request.param]

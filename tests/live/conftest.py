@@ -8,7 +8,7 @@ import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol, cast
+from typing import Protocol
 
 import pytest
 
@@ -19,31 +19,6 @@ WRAPPED, BARE, WITH_HEARTBEATS = (f"live.applications:{name}" for name in ("app"
 Measure = Callable[[str, float], None]  # what, and seconds
 
 _measured: dict[str, list[float]] = {}
-
-
-# What keeps the machine busy, or has a server for many tests, is not spread over pytest-xdist's processes.
-_GROUPS = {
-    "test_container": "busy",
-    "test_crowd": "busy",
-    "test_coming_and_going": "busy",
-    "test_backpressure": "busy",
-    "test_readers": "readers",
-}
-
-
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
-    if not config.pluginmanager.hasplugin("xdist"):
-        return
-    for item in items:
-        if item.path.parent != Path(__file__).parent or not isinstance(item, pytest.Function):
-            continue
-        group = _GROUPS.get(item.path.stem)
-        if "drained" in item.fixturenames:  # one worker that went, for many tests
-            name, way = cast("tuple[str, Any]", item.callspec.params["drained"])
-            group = f"drained {name} {way.name}"
-        if group is not None:
-            item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")

@@ -34,7 +34,7 @@ from .steps import Step, event, go_on_until_closing, half_an_event, pause, repea
 
 pytestmark = pytest.mark.live
 
-PROMISED = 1.0  # seconds until most streams to EventSources have ended: half a second, and what a busy machine adds
+PROMISED = 2.5  # seconds until most streams to EventSources have ended: half a second, and what a busy machine adds
 ENDED_WITHIN = 5.0  # seconds, for any of them; without a drain they would be cut after the grace
 BEGUN_WITHIN = 60.0  # seconds: many workers may have to start first
 RETRY = 3000  # milliseconds: the default
