@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import os
 import queue
 import threading
@@ -30,7 +31,9 @@ _CALLBACK_WITHIN = 1.0  # seconds, after which one that has not returned is logg
 
 
 class Asked(Protocol):
-    """What is asked once a tick for several streams."""
+    """What is asked once a tick for several streams. *looked_at*: when it was last, in seconds."""
+
+    looked_at: float
 
     def look(self, now: float) -> bool:
         """Ask; *now* in seconds. Return whether that concerns each stream at once."""
@@ -93,7 +96,8 @@ class Watcher:
             with self._starting:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = self.start("ssemiddleware-watcher", self._watch)
-            if self._thread is None:  # nobody will take it
+            if self._thread is None:  # nobody will take it, and nobody is to wait for that
+                stream.round.looked_at = math.inf
                 with contextlib.suppress(queue.Empty):
                     self._inbox.get_nowait()
 
