@@ -30,6 +30,7 @@ Run = Callable[[list[Callback]], None]
 class Asked:
     def __init__(self) -> None:
         self.looks = 0
+        self.looked_at = 0.0
         self.error: BaseException | None = None
 
     def look(self, now: float) -> bool:
@@ -53,8 +54,11 @@ class Stream:
         self.noticed: list[str] = []
         self.failed = 0
         self.error: BaseException | None = None
+        self.is_due_raises = False
 
     def is_due(self, now: float) -> bool:
+        if self.is_due_raises:
+            raise LookupError
         return True
 
     def serve(self, now: float, run: Run) -> bool:
