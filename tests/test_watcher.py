@@ -359,3 +359,41 @@ def test_nothing_of_a_stream_is_kept_once_it_has_ended() -> None:
     response.body()
     del response
     assert gone.is_set()  # at once: not in the watcher, at its next tick
+
+
+def test_a_look_that_raises_does_not_end_the_watcher() -> None:
+    broken, sound, own = Stream(), Stream(), Watcher()
+    broken.is_due_raises = True
+    for each in (broken, sound):
+        own._adopt(each)
+    own._tick()
+    own._tick()
+    assert (broken.served, sound.served) == (2, 2)
+
+
+def test_streams_do_not_pile_up_for_a_thread_that_cannot_be_started(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(_: threading.Thread) -> None:
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading.Thread, "start", refuse)
+    own = Watcher()
+    streams = [Stream() for _ in range(3)]
+    for each in streams:
+        own.add(each)
+    assert own._inbox.empty()
+    assert all(each.round.looked_at > 1e9 for each in streams)  # nobody waits for it
+
+
+def test_a_descriptor_that_is_another_streams_by_now_is_left_to_it(pair: tuple[socket.socket, socket.socket]) -> None:
+    server, client = pair
+    old, new, own = Stream(server, ticks=1), Stream(server), Watcher()
+    own._adopt(old)
+    own._adopt(new)  # before the old one is seen to be done: keep-alive, or the same number
+    own._tick()
+    assert own._streams == [new]
+    client.close()
+    own._tick()
+    assert (old.noticed, len(new.noticed)) == ([], 1)
+    new.ticks = 0
+    own._tick()
+    assert (own._streams, own._descriptors, own._by_descriptor, own._poll.poll(0)) == ([], {}, {}, [])
