@@ -20,7 +20,7 @@ from .memory import Pulls
 from .outside import Outside
 from .response import Headers, takes_lines_of_ours
 from .servers.server import NO_SERVER, Server
-from .wire import Wire, only_bytes
+from .wire import QUICK, Wire, only_bytes
 
 if TYPE_CHECKING:
     from .admission import Admission, Place
@@ -38,10 +38,10 @@ class Service:
     """One stream. For the server's thread, but for `finish` and `let_go`, which are for any; the watcher goes by the baton."""
 
     __slots__ = (
-        "_admission", "_clock", "_is_finished", "_lines", "_pid", "_write", "baton", "carried", "connection", "ending",
-        "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done", "is_event_source", "is_quick",
-        "is_stream", "may_open", "options", "outside", "place", "pulls", "round", "server", "silent_since", "speaks",
-        "take_back", "wire",
+        "_admission", "_clock", "_holds_little", "_is_finished", "_lines", "_pid", "_write", "baton", "carried", "connection",
+        "ending", "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done", "is_event_source",
+        "is_quick", "is_stream", "may_open", "options", "outside", "place", "pulls", "round", "server", "silent_since",
+        "speaks", "take_back", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -71,6 +71,7 @@ class Service:
         self.is_stream = True  # as far as is known
         self.is_done = False  # the server has let go of it
         self.has_vanished = False  # the server has forgotten it
+        self._holds_little = False  # the kernel has been told to
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
         self.options, self._admission, self._clock = options, admission, clock
@@ -95,8 +96,6 @@ class Service:
         self.is_quick = False
         self.may_open = bool(self._lines and self.is_announced and self.is_event_source and self.server.name)
         self.silent_since = self._clock()
-        if self.connection is not None:
-            self.connection.hold_little()
 
     def maybe_opening(self, first: bytes | None) -> bytes | None:
         """Return the opening if it is to leave now, before the *first* block or (None) before that is pulled.
@@ -125,6 +124,13 @@ class Service:
         self.silent_since = now
         return wire.note_ours(HEARTBEAT)
 
+    def hold_little(self, size: int) -> None:
+        """Have the kernel hold little of a stream that has carried much with the next *size* bytes; a short one is spared."""
+        if not self._holds_little and self.carried.bytes_in + self.carried.quick_bytes + size >= QUICK:
+            self._holds_little = True
+            if self.connection is not None:
+                self.connection.hold_little()
+
     def become_quick(self, *, has_more: bool) -> None:
         """Let the next small block leave without a look if nothing speaks against that."""
         # The watcher sets `ending`, `baton.is_over` and then this to False, again at each tick, so that neither is missed.
@@ -144,7 +150,9 @@ class Service:
         try:
             if self.baton.is_over:
                 raise StreamOver
-            for piece in self._wire().feed(only_bytes(block)):
+            block = only_bytes(block)
+            self.hold_little(len(block))
+            for piece in self._wire().feed(block):
                 self._write_piece(piece)
         finally:
             if is_given:

@@ -162,6 +162,7 @@ class EventStream:
         if not self._start.request.has_body:
             return self._headers_alone()
         must_look = len(block) >= self._left  # before the next pull, at memory and at the end
+        service.hold_little(len(block))
         service.pulls.came(len(block), QUICK - self._left)
         self._left = QUICK
         if not block:

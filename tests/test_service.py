@@ -429,7 +429,7 @@ def test_a_drain_ends_an_event_source_behind_its_event_and_says_when_to_reconnec
 def test_the_read_side_is_shut_after_a_clean_end_on_a_drain() -> None:
     exchange = Exchange(script(EVENT, stops, 0.25, EVENT, EVENT), EVENT_SOURCE)
     exchange.rest()
-    assert exchange.client.done == ["hold little", "shutdown 0", "restore"]
+    assert exchange.client.done == ["shutdown 0", "restore"]
 
 
 def test_without_retry_the_end_of_a_drained_stream_is_only_the_end() -> None:
@@ -487,7 +487,7 @@ def test_a_drain_ends_a_stream_whose_application_stays_silent_from_outside() -> 
     assert is_retry(last)
     assert exchange.client.received == [EVENT, last]
     assert exchange.stream.reason == "drain"
-    assert exchange.client.done == ["hold little", "shutdown 0", "restore"]
+    assert exchange.client.done == ["shutdown 0", "restore"]
 
 
 def test_a_silent_stream_that_cannot_be_ended_from_outside_is_cut() -> None:
@@ -690,7 +690,7 @@ def test_without_a_connection_a_disconnect_shows_when_the_server_closes() -> Non
 def test_the_connection_is_left_as_it_was() -> None:
     exchange = Exchange(script(EVENT), EVENT_SOURCE)
     exchange.rest()
-    assert exchange.client.done == ["hold little", "restore"]
+    assert exchange.client.done == ["restore"]
 
 
 # -- the send deadline
@@ -891,3 +891,15 @@ def test_errors_of_callbacks_are_logged_and_stop_no_other(caplog: pytest.LogCapt
     assert record.getMessage() == "an on_close callback raised"
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "no such channel"
+
+
+def test_of_a_stream_that_carries_much_the_kernel_holds_little_and_of_a_short_one_as_before() -> None:
+    large = Exchange(script(EVENT, b"data: " + b"x" * 65536 + b"\n\n", EVENT), EVENT_SOURCE)
+    large.rest()
+    assert large.client.done == ["hold little", "restore"]
+    many = Exchange(script(*[EVENT] * 20_000), EVENT_SOURCE)
+    many.rest()
+    assert many.client.done == ["hold little", "restore"]
+    short = Exchange(script(EVENT, EVENT), EVENT_SOURCE)
+    short.rest()
+    assert short.client.done == ["restore"]
