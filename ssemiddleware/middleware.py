@@ -47,6 +47,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
+_MOST_LOGGED = 100  # subjects of which a line is logged: clients choose the paths
 _REFUSED_FOR = 3000  # milliseconds, where the reconnection time is left to the browser
 
 
@@ -270,7 +271,7 @@ class SSEMiddleware:
         )
 
     def _log_once(self, subject: str, line: str) -> None:
-        if subject not in self._logged:
+        if subject not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(subject)
             _log.warning(line)
 

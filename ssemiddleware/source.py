@@ -20,6 +20,8 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("ssemiddleware")
 
+_MOST_LOGGED = 100  # paths of which a line is logged: clients choose them
+
 
 class Sources:
     """The sources of one middleware's streams whose loop has ended and whose thread has not. For any thread.
@@ -34,7 +36,7 @@ class Sources:
 
     def check(self, stream: Stream, *, has_stop: bool) -> None:
         """Log a source that nothing stops, once a path; raise if too many have not stopped."""
-        if not has_stop and stream.path not in self._logged:
+        if not has_stop and stream.path not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(stream.path)
             _log.warning(
                 "%r iterates a source without stop=: when its stream ends, the source's thread stays until the source yields",
