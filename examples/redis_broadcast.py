@@ -26,7 +26,8 @@ def events() -> Response:
     stream = request.environ["ssemiddleware.stream"]
     pubsub = database.pubsub(ignore_subscribe_messages=True)  # type: ignore[no-untyped-call]  # redis has no types for it
     pubsub.subscribe(CHANNEL)
-    messages = stream.each(pubsub.listen(), stop=pubsub.close, endless=True)  # close() wakes listen()
+    # Not close(): that hands the connection to others while listen() still reads from it.
+    messages = stream.each(pubsub.listen(), stop=pubsub.unsubscribe, endless=True)
     return Response((bytes(Event(message["data"])) for message in messages), mimetype="text/event-stream")
 
 

@@ -69,8 +69,8 @@ class Stream:
         """Have *callback* called once, however the stream ends; at once if it has ended.
 
         At a normal end it runs on the thread that served the request. Otherwise, while the application may still run, it runs
-        on one thread for all streams: it should wake the application (``pubsub.close``, ``queue.put``) and return. What it
-        raises is logged.
+        on one thread for all streams: it should wake the application (``queue.put``, ``pubsub.unsubscribe``) and return.
+        What it raises is logged.
         """
         if self._callbacks is _NONE:
             self._callbacks = vars(self).setdefault("callbacks", [])
@@ -83,8 +83,8 @@ class Stream:
 
         With *endless*, for a source that has no end of its own, the loop stops as soon as the stream is `closing`. The source
         is pulled on a thread of its own, in one copy of the caller's Context, and at most one item ahead. At the end *stop* is
-        called: it should have the source return or raise, so that its thread ends (``pubsub.close``). What the source raises
-        is raised here.
+        called: it should have the source return or raise, so that its thread ends (``pubsub.unsubscribe``). What the source
+        raises is raised here.
         """
         from .source import each  # its thread is only for those who ask
 

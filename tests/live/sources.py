@@ -48,7 +48,7 @@ def from_redis(stream: Stream, query: Query) -> Iterator[bytes]:
     client: Any = redis.Redis(port=int(os.environ["REDIS_PORT"]))
     pubsub = client.pubsub()
     pubsub.subscribe(query["channel"])
-    for message in stream.each(pubsub.listen(), stop=pubsub.close, endless=True):
+    for message in stream.each(pubsub.listen(), stop=pubsub.unsubscribe, endless=True):
         yield b"data: hello\n\n" if message["type"] == "subscribe" else b"data: %s\n\n" % message["data"]
 
 
