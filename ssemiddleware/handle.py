@@ -70,7 +70,7 @@ class Stream:
 
         At a normal end it runs on the thread that served the request. Otherwise, while the application may still run, it runs
         on one thread for all streams: it should wake the application (``queue.put``, ``pubsub.unsubscribe``) and return.
-        What it raises is logged.
+        What it raises is logged. It is not called where the response turns out to be no event stream.
         """
         if self._callbacks is _NONE:
             self._callbacks = vars(self).setdefault("callbacks", [])
