@@ -1,14 +1,19 @@
 """How pytest-xdist spreads the live tests: what shares a browser or a server's end, or keeps the machine busy, stays together.
 
+And what the tests measured in its processes, printed in the end.
+
 Its own groups (``--dist loadgroup``) do nothing in pytest-xdist 3.8 with pytest 9.2, where a node id cannot be changed.
 """
 
 from __future__ import annotations
 
 import re
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from xdist.scheduler import LoadScopeScheduling
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 # By a regular expression that a node id begins with; a group that matches has a name in it, or is the whole match.
 _GROUPS = [
@@ -28,14 +33,51 @@ def group_of(node_id: str) -> str:
     return node_id
 
 
-class Spreading(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
-    """Sends groups to processes as these get free, the largest first."""
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """Send groups to processes as these get free, the largest first."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    def _split_scope(self, nodeid: str) -> str:
-        return group_of(nodeid)
+    class Spreading(LoadScopeScheduling):  # type: ignore[misc]  # it has no types
+        def _split_scope(self, nodeid: str) -> str:
+            return group_of(nodeid)
 
-
-@pytest.hookimpl
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Spreading:
-    """Be pytest-xdist's hook."""
     return Spreading(config, log)
+
+
+class Measured:
+    """Seconds that tests have measured, by what they are."""
+
+    def __init__(self) -> None:
+        self._seconds: dict[str, list[float]] = {}
+
+    def note(self, what: str, seconds: float) -> None:
+        self._seconds.setdefault(what, []).append(seconds)
+
+    def hand_over(self, config: pytest.Config) -> None:
+        """Give them to the process that prints, if this is one of pytest-xdist's."""
+        if hasattr(config, "workeroutput"):
+            config.workeroutput["measured"] = self._seconds
+
+    def take_over(self, given: Mapping[str, list[float]]) -> None:
+        for what, seconds in given.items():
+            self._seconds.setdefault(what, []).extend(seconds)
+
+    def print(self, terminalreporter: pytest.TerminalReporter) -> None:
+        if self._seconds:
+            terminalreporter.section("measured, in seconds unless it says otherwise: least, most (number)")
+        for what, seconds in sorted(self._seconds.items()):
+            terminalreporter.line(f"{what}: {min(seconds):.3g}, {max(seconds):.3g} ({len(seconds)})")
+
+
+_measured_elsewhere = Measured()
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: Any, error: object) -> None:
+    """Take what a process of pytest-xdist's has measured."""
+    _measured_elsewhere.take_over(getattr(node, "workeroutput", {}).get("measured", {}))
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
+    _measured_elsewhere.print(terminalreporter)

@@ -12,13 +12,14 @@ from typing import Protocol
 
 import pytest
 
+from ..spreading import Measured
 from .serving import ALL_SERVERS, START_WITHIN, Kind, Server, start
 
 WRAPPED, BARE, WITH_HEARTBEATS = (f"live.applications:{name}" for name in ("app", "play", "app_with_heartbeats"))
 
 Measure = Callable[[str, float], None]  # what, and seconds
 
-_measured: dict[str, list[float]] = {}
+_measured = Measured()
 
 
 @pytest.fixture(scope="session")
@@ -124,15 +125,12 @@ def serve(folder: Path) -> Iterator[Start]:
 @pytest.fixture(scope="session")
 def measure() -> Measure:
     """Note seconds to be printed when all tests have run."""
+    return _measured.note
 
-    def measure(what: str, seconds: float) -> None:
-        _measured.setdefault(what, []).append(seconds)
 
-    return measure
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    _measured.hand_over(session.config)
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
-    if _measured:
-        terminalreporter.section("measured, in seconds unless it says otherwise: least, most (number)")
-    for what, seconds in sorted(_measured.items()):
-        terminalreporter.line(f"{what}: {min(seconds):.3g}, {max(seconds):.3g} ({len(seconds)})")
+    _measured.print(terminalreporter)
