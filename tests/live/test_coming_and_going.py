@@ -24,7 +24,10 @@ ROUNDS_AT_MOST = 20
 AT_ONCE = 16
 WITHIN = 60.0  # seconds
 LARGE = 1_000_000  # bytes
-A_FEW = 100  # objects, for thousands of streams
+A_FEW = 300  # objects
+# Of the thousands that have come and gone, one may stay on gevent (some 220 objects): seen three times in a dozen runs on a busy
+# machine, with no stream open. What each stream leaves behind would be thousands.
+A_CONNECTION = 1
 FLAT = 0.05  # of the memory after the warm-up
 
 THREADS = 64  # more than clients, since it takes half a second until it is noticed that one has left
@@ -80,7 +83,7 @@ def is_as_it_was(inside: Inside, before: Inside) -> bool:
     return (
         is_at_rest(inside)
         and inside.threads <= before.threads
-        and inside.descriptors <= before.descriptors
+        and inside.descriptors <= before.descriptors + A_CONNECTION
         and inside.greenlets <= before.greenlets
         and inside.objects <= before.objects + A_FEW
     )
