@@ -14,7 +14,7 @@ from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
 
 from .ending import CLIENT_GONE, ENDED, RAISED
-from .event_stream import COUNTED, count_event_ends
+from .event_stream import count_event_ends
 from .wire import QUICK, only_bytes
 
 if TYPE_CHECKING:
@@ -71,7 +71,8 @@ class EventStream:
                 carried = service.carried
                 carried.quick_blocks += 1
                 carried.quick_bytes += size
-                carried.quick_events += block.count(_EVENT_END) if size <= COUNTED else count_event_ends(block)
+                # One line and a blank one are one event, as a rule: to find the first line's end costs a tenth of a count.
+                carried.quick_events += 1 if block.find(b"\n") == size - 2 else count_event_ends(block)
                 return block
         return self._pass_on(service, block)
 

@@ -8,7 +8,6 @@ from .event import Event, received_event
 from .lines import (
     BLANK_LINES,
     BOM,
-    COUNTED,
     HEARTBEAT,
     MEDIA_TYPE,
     behind_line_end,
@@ -27,7 +26,6 @@ from .position import OpaquePosition, Position
 __all__ = [
     "BLANK_LINES",
     "BOM",
-    "COUNTED",
     "HEARTBEAT",
     "MEDIA_TYPE",
     "Event",

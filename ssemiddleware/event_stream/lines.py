@@ -27,7 +27,7 @@ _WINDOW = 16384
 
 # A line end, and an empty line behind it (9.2.5: end-of-line = ( cr lf / cr / lf )). A CR before LF is half a line end.
 BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-COUNTED = 1024  # bytes of a block in which the ends of events are counted: a microsecond
+_COUNTED = 1024  # bytes of a block in which the ends of events are counted: a microsecond
 
 
 def retry_line(milliseconds: int) -> bytes:
@@ -112,12 +112,12 @@ def count_event_ends(block: bytes) -> int:
 
     To count in all of a large block would take longer than to send it.
     """
-    if len(block) <= COUNTED:
+    if len(block) <= _COUNTED:
         return block.count(b"\n\n") or len(BLANK_LINE.findall(block))
-    first_line = block.find(b"\n", 0, COUNTED)
-    ends = block.count(b"\n\n", first_line, COUNTED) if first_line >= 0 else 0
+    first_line = block.find(b"\n", 0, _COUNTED)
+    ends = block.count(b"\n\n", first_line, _COUNTED) if first_line >= 0 else 0
     if ends > 1:
-        return round(ends * len(block) / (block.rfind(b"\n\n", 0, COUNTED) + 2))
+        return round(ends * len(block) / (block.rfind(b"\n\n", 0, _COUNTED) + 2))
     return 1 if block.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) else 0
 
 
