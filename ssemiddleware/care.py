@@ -95,7 +95,7 @@ class Care:
 
     def _has_moved(self, now: float) -> bool:
         service = self.service
-        moves = service.carried.quick_blocks + service.carried.blocks_out
+        moves = service.carried.moves
         if moves == self._seen:
             return False
         self._seen = moves

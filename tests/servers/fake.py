@@ -110,7 +110,6 @@ class FakeWriter:
     def __init__(self, exchange: Exchange) -> None:
         self._exchange = exchange
         self.client = exchange.client
-        self.is_dropped = False
 
     @property
     def is_delimited(self) -> bool:
@@ -135,11 +134,7 @@ class FakeWriter:
         self.client.received.append(last)
         return True
 
-    def drop(self) -> None:
-        self.is_dropped = True
-
     def _check(self) -> None:
-        assert not self.is_dropped
         assert not self._exchange.is_server_writing
         assert not self.client.ends
 

@@ -27,26 +27,8 @@ from ssemiddleware.servers.gunicorn import (
 )
 from ssemiddleware.servers.pools import ExecutorPool
 
-from ..applications import DEADLINE
 from ..clock import Clock
-
-Pair = tuple[socket.socket, socket.socket]
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    """A connection: the server's side and the client's."""
-    server, client = socket.socketpair()
-    client.settimeout(DEADLINE)
-    with server, client:
-        yield server, client
-
-
-class TlsSocket(socket.socket):
-    """A socket that passes for one of TLS."""
-
-    def cipher(self) -> None:
-        pass
+from .conftest import Pair, TlsSocket
 
 
 @pytest.mark.parametrize(("key", "kind"), [("gunicorn.socket", Gunicorn), ("gunicorn.sock", GunicornPywsgi)])

@@ -6,7 +6,7 @@ import io
 import os
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,27 +15,9 @@ import pytest
 from ssemiddleware.servers import find_server
 from ssemiddleware.servers.pywsgi import PatchedPywsgi, UnpatchedPywsgi
 
-from ..applications import DEADLINE
-
-Pair = tuple[socket.socket, socket.socket]
+from .conftest import Pair, TlsSocket
 
 Input = type("Input", (SimpleNamespace,), {"__module__": "gevent.pywsgi"})
-
-
-@pytest.fixture
-def pair() -> Iterator[Pair]:
-    """A connection: the server's side and the client's."""
-    server, client = socket.socketpair()
-    client.settimeout(DEADLINE)
-    with server, client:
-        yield server, client
-
-
-class TlsSocket(socket.socket):
-    """A socket that passes for one of TLS."""
-
-    def cipher(self) -> None:
-        pass
 
 
 @pytest.mark.parametrize("is_patched", [False, True])
