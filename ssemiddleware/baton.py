@@ -52,6 +52,8 @@ class Baton:
         return self._maybe_take() or self._take_after_watcher()
 
     def _maybe_take(self) -> bool:
+        if not self.free:  # as in each call of `write` and `start_response`; an exception costs ten times as much
+            return False
         try:
             self.free.pop()
         except IndexError:
@@ -73,7 +75,10 @@ class Baton:
     def _is_held(self) -> bool:
         """Tell whether a thread uses the connection that will let go of it: none does in a fork, or once Python ends."""
         # `threading` is asked late: under gevent, every greenlet has a number of its own.
-        return self.holder not in (0, threading.get_ident()) and self._process == os.getpid() and not sys.is_finalizing()
+        holder = self.holder
+        if not holder:
+            return False
+        return holder != threading.get_ident() and self._process == os.getpid() and not sys.is_finalizing()
 
     # -- the watcher
 

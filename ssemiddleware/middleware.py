@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
@@ -41,7 +42,7 @@ from .wire import Wire
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .servers.server import Server
+    from .servers.server import Server, StartThread
 
 
 _log = logging.getLogger("ssemiddleware")
@@ -190,12 +191,14 @@ class SSEMiddleware:
         place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse)
         if place is None:
             return None
+        watching = watcher(round_of_process.process)
         try:
             service = Service(
-                request, handle, place, options=self.options, admission=self._admission, round=round_of_process, server=server
-            )
-            watching = watcher(round_of_process.process)
-            watching.add(Care(service, self._log_kept, watching.start))
+                request, handle, place,
+                options=self.options, admission=self._admission, round=round_of_process, server=server, over=watching.forget,
+            )  # fmt: skip
+            if not watching.add(service, self._care):
+                round_of_process.looked_at = math.inf  # nobody waits for a watcher that never comes
         except BaseException:
             place.forget()
             raise
@@ -262,6 +265,9 @@ class SSEMiddleware:
             f"at most {limit} event streams at a time in this process, so that {threads - limit} of its {threads} threads "
             "stay free for other requests; max_streams= sets another number"
         )
+
+    def _care(self, service: Service, start: StartThread) -> Care:
+        return Care(service, self._log_kept, start)
 
     def _log_kept(self, path: str) -> None:
         self._log_once(

@@ -38,8 +38,8 @@ class Service:
     """One stream. For the server's thread, but for `finish` and `let_go`, which are for any; the watcher goes by the baton."""
 
     __slots__ = (
-        "_admission", "_clock", "_holds_little", "_is_finished", "_lines", "_pid", "_write", "baton", "carried", "connection",
-        "ending", "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done", "is_event_source",
+        "_admission", "_clock", "_holds_little", "_is_finished", "_lines", "_over", "_pid", "_write", "baton", "carried",
+        "connection", "ending", "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done", "is_event_source",
         "is_quick", "is_stream", "may_open", "options", "outside", "place", "pulls", "round", "server", "silent_since",
         "speaks", "take_back", "wire",
     )  # fmt: skip
@@ -54,6 +54,7 @@ class Service:
         admission: Admission,
         round: Round,
         server: Server,
+        over: Callable[[Service], object] = lambda service: None,  # noqa: ARG005
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.handle, self.place, self.server = handle, place, server
@@ -75,6 +76,7 @@ class Service:
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, paused=place.paused)
         self.options, self._admission, self._clock = options, admission, clock
+        self._over = over
         self._pid = round.process
         self._is_finished = False
         self._write: Callable[[bytes], object] | None = None  # the server's
@@ -249,6 +251,7 @@ class Service:
     def let_go(self) -> None:
         """Forget the request: the server closes the iterable. From any thread, twice."""
         self.is_done = True
+        self._over(self)
         is_forked = os.getpid() != self._pid  # the connection is the parent's, too, and so is a stand-in
         if not is_forked:
             self.baton.end()

@@ -7,27 +7,29 @@ never waits for a baton, a socket or a callback, and an exception of one stream'
 
 from __future__ import annotations
 
-import contextlib
 import logging
-import math
 import os
 import queue
 import threading
 import time
-from collections.abc import Callable
-from typing import TYPE_CHECKING, Protocol
+from collections.abc import Callable, Hashable
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .handle import Callback, run_all
 from .servers.connection import HALF_CLOSED, original_poll
 
 if TYPE_CHECKING:
     from .servers.connection import Connection
+    from .servers.server import StartThread
 
 _log = logging.getLogger("ssemiddleware")
 
 _TICK = 0.25  # seconds: a disconnect is seen within half a second
 _TICK_AT_END = 0.05  # seconds, while a stream waits for the end of its event
 _CALLBACK_WITHIN = 1.0  # seconds, after which one that has not returned is logged
+
+
+_Newcomer = TypeVar("_Newcomer", bound=Hashable)
 
 
 class Asked(Protocol):
@@ -75,7 +77,11 @@ class Watcher:
     """Watches the streams of one process. `add`, `run` and `start` may be called from any thread."""
 
     def __init__(self) -> None:
-        self._inbox: queue.SimpleQueue[Watched] = queue.SimpleQueue()
+        self._newcomers: dict[
+            Any, Callable[[Any, StartThread], Watched]
+        ] = {}  # a stream that ends within a tick is gone by then
+        self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
+        self._is_asleep = False
         self._thread: threading.Thread | None = None
         self._starting = threading.Lock()
         self._has_failed = False  # to start a thread
@@ -89,17 +95,27 @@ class Watcher:
         self._by_descriptor: dict[int, Watched] = {}
         self._poll = original_poll()
 
-    def add(self, stream: Watched) -> None:
-        """Watch *stream* from the next tick on, if it lives for so long. Costs one append, and wakes a watcher that sleeps."""
-        self._inbox.put(stream)
+    def add(self, newcomer: _Newcomer, watch: Callable[[_Newcomer, StartThread], Watched]) -> bool:
+        """Watch what *watch* makes of *newcomer* at the next tick, if nobody has said `forget` by then.
+
+        Costs little, and wakes a watcher that sleeps. Return False where no thread can be had.
+        """
+        self._newcomers[newcomer] = watch
+        if self._is_asleep:
+            self._is_asleep = False
+            self._wakes.put(None)
         if self._thread is None or not self._thread.is_alive():
             with self._starting:
                 if self._thread is None or not self._thread.is_alive():
                     self._thread = self.start("ssemiddleware-watcher", self._watch)
-            if self._thread is None:  # nobody will take it, and nobody is to wait for that
-                stream.round.looked_at = math.inf
-                with contextlib.suppress(queue.Empty):
-                    self._inbox.get_nowait()
+            if self._thread is None:  # nobody will take it
+                self.forget(newcomer)
+                return False
+        return True
+
+    def forget(self, newcomer: Hashable) -> None:
+        """Do not begin to watch *newcomer*, which is over. From any thread."""
+        self._newcomers.pop(newcomer, None)
 
     def run(self, callbacks: list[Callback]) -> None:
         """Have *callbacks* called on the one thread for all streams, so that none that blocks stops the watcher."""
@@ -127,16 +143,18 @@ class Watcher:
 
     def _watch(self) -> None:
         while True:
-            self._adopt(self._inbox.get())
-            while self._streams or not self._inbox.empty():
+            self._is_asleep = True  # first: who comes behind this look wakes us
+            if not self._newcomers:
+                self._wakes.get()
+            self._is_asleep = False
+            while self._streams or self._newcomers:
                 # Looked up late: under gevent, sleep is another one.
                 time.sleep(_TICK_AT_END if self._is_one_ending else _TICK)
                 self._tick()
 
     def _tick(self) -> None:
         now = time.monotonic()
-        while not self._inbox.empty():
-            self._adopt(self._inbox.get())
+        self._adopt_newcomers()
         self._see_connections()
         is_urgent = [asked for asked in {stream.round for stream in self._streams} if self._look(asked, now)]
         self._is_one_ending = False
@@ -154,6 +172,14 @@ class Watcher:
 
         self._guarded(None, look)
         return is_urgent
+
+    def _adopt_newcomers(self) -> None:
+        while self._newcomers:
+            try:
+                newcomer, watch = self._newcomers.popitem()
+            except KeyError:  # the last one has ended just now
+                return
+            self._adopt(watch(newcomer, self.start))
 
     def _adopt(self, stream: Watched) -> None:
         connection = stream.connection

@@ -93,6 +93,10 @@ def wait_until(is_so: Callable[[], bool]) -> None:
         time.sleep(0.005)
 
 
+def add(watching: Watcher, stream: Stream) -> bool:
+    return watching.add(stream, lambda newcomer, _start: newcomer)
+
+
 def ticks(watching: Watcher) -> bool:
     watching._tick()
     return True
@@ -102,7 +106,7 @@ def test_all_streams_are_served_by_one_thread_that_no_process_waits_for() -> Non
     watching = Watcher()
     streams = [Stream(ticks=2) for _ in range(20)]
     for stream in streams:
-        watching.add(stream)
+        add(watching, stream)
     wait_until(lambda: all(stream.served == 2 for stream in streams))
     (thread,) = set.union(*(stream.threads for stream in streams))
     assert thread.daemon
@@ -112,9 +116,9 @@ def test_all_streams_are_served_by_one_thread_that_no_process_waits_for() -> Non
 def test_a_stream_that_comes_after_a_silence_is_served_by_the_same_thread() -> None:
     watching = Watcher()
     first, second = Stream(ticks=1), Stream(ticks=1)
-    watching.add(first)
+    add(watching, first)
     wait_until(lambda: first.served == 1 and not watching._streams)
-    watching.add(second)
+    add(watching, second)
     wait_until(lambda: second.served == 1)
     assert first.threads == second.threads
 
@@ -225,7 +229,7 @@ def test_callbacks_run_on_one_thread_of_their_own_in_order() -> None:
 def test_a_callback_that_blocks_stops_no_stream_and_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     watching, stream, blocks, done = Watcher(), Stream(), threading.Event(), threading.Event()
     with caplog.at_level(logging.WARNING, "ssemiddleware"):
-        watching.add(stream)
+        add(watching, stream)
         watching.run([lambda: blocks.wait(DEADLINE)])
         watching.run([done.set])
         wait_until(lambda: bool(caplog.records))
@@ -279,7 +283,7 @@ def test_where_no_thread_can_be_started_streams_go_on_without_and_that_is_logged
     watching = WithoutThreads()
     with caplog.at_level(logging.WARNING, "ssemiddleware"):
         for _ in range(3):
-            watching.add(Stream())
+            add(watching, Stream())
     (record,) = caplog.records
     assert record.getMessage() == (
         "no thread can be started (can't start new thread): no heartbeats, and disconnects are not detected"
@@ -378,10 +382,8 @@ def test_streams_do_not_pile_up_for_a_thread_that_cannot_be_started(monkeypatch:
     monkeypatch.setattr(threading.Thread, "start", refuse)
     own = Watcher()
     streams = [Stream() for _ in range(3)]
-    for each in streams:
-        own.add(each)
-    assert own._inbox.empty()
-    assert all(each.round.looked_at > 1e9 for each in streams)  # nobody waits for it
+    assert not any(add(own, each) for each in streams)  # who asked knows that nobody will come
+    assert not own._newcomers
 
 
 def test_a_descriptor_that_is_another_streams_by_now_is_left_to_it(pair: tuple[socket.socket, socket.socket]) -> None:
