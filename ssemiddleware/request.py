@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from werkzeug.datastructures import MIMEAccept
@@ -27,11 +28,14 @@ def accepts_event_stream(environ: WSGIEnvironment) -> bool:
     ``*/*`` does not name it, and ``q=0`` refuses it (RFC 9110, 12.5.1).
     """
     accept = environ.get("HTTP_ACCEPT", "")
-    if accept == MEDIA_TYPE:  # an EventSource
-        return True
+    return accept == MEDIA_TYPE or _names_event_stream(accept[:_MOST_ACCEPT])
+
+
+@lru_cache(maxsize=64)  # clients of one kind send the same, and parsing takes as long as all else that is done for a request
+def _names_event_stream(accept: str) -> bool:
     if MEDIA_TYPE not in accept.lower():
         return False
-    ranges = parse_accept_header(accept[:_MOST_ACCEPT], MIMEAccept)
+    ranges = parse_accept_header(accept, MIMEAccept)
     return any(quality > 0 and name.partition(";")[0].strip().lower() == MEDIA_TYPE for name, quality in ranges)
 
 

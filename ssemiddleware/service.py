@@ -39,9 +39,9 @@ class Service:
 
     __slots__ = (
         "_admission", "_clock", "_holds_little", "_is_finished", "_lines", "_over", "_pid", "_write", "baton", "carried",
-        "connection", "ending", "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done", "is_event_source",
-        "is_quick", "is_stream", "may_open", "options", "outside", "place", "pulls", "round", "server", "silent_since",
-        "speaks", "take_back", "wire",
+        "connection", "ending", "ending_since", "handle", "has_vanished", "is_announced", "is_delimited", "is_done",
+        "is_event_source", "is_quick", "is_stream", "may_open", "options", "outside", "place", "pulls", "round", "server",
+        "silent_since", "speaks", "take_back", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -180,7 +180,7 @@ class Service:
     def ends_now(self) -> bool:
         """Tell whether the stream ends here. Raises `StreamBroken` if its event has been unfinished for too long."""
         now, wire = self._clock(), self.wire
-        if self._is_overlooked(now):
+        if self.is_overlooked(now):
             time.sleep(0.001)  # under gevent all other greenlets wait for an application that never does; 0 would run no timer
         if self.ending is None or wire is None:  # nothing has left before the response has started
             return False
@@ -203,9 +203,9 @@ class Service:
         """Whether an application that ends now may have been told to: a clean end would pass for the whole of an answer."""
         return self.ending is not None and not self.is_event_source
 
-    def _is_overlooked(self, now: float) -> bool:
-        """Whether the watcher has not come for long."""
-        return now - max(self.round.looked_at, self.place.began) > _LOOKED_AT_WITHIN
+    def is_overlooked(self, now: float | None = None) -> bool:
+        """Tell whether the watcher has not come for long."""
+        return (now or self._clock()) - max(self.round.looked_at, self.place.began) > _LOOKED_AT_WITHIN
 
     def last_words(self) -> bytes:
         """Return what leaves last: when to reconnect."""

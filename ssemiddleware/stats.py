@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 class Carried:
     """What one stream has carried, or many: counts, bytes and seconds. *in*: from the application; *out*: to the server.
 
-    *quick*: what came in and went out as it was, counted once for both. Events are estimated in blocks of more than 1 KiB.
+    *quick*: what came in and went out as it was, counted once for both: an event a block, and *more*. Events are estimated in
+    blocks of more than 1 KiB.
     """
 
     blocks_in: int = 0
@@ -36,7 +37,7 @@ class Carried:
     paused_seconds: float = 0.0
     quick_blocks: int = 0
     quick_bytes: int = 0
-    quick_events: int = 0
+    quick_more_events: int = 0
 
     def count_in(self, block: bytes) -> None:
         """Count a block that has come from the application."""
@@ -66,8 +67,8 @@ class Carried:
         self.blocks_out += other.blocks_out + other.quick_blocks
         self.bytes_in += other.bytes_in + other.quick_bytes
         self.bytes_out += other.bytes_out + other.quick_bytes
-        self.events_in += other.events_in + other.quick_events
-        self.events_out += other.events_out + other.quick_events
+        self.events_in += other.events_in + other.quick_blocks + other.quick_more_events
+        self.events_out += other.events_out + other.quick_blocks + other.quick_more_events
         self.heartbeats += other.heartbeats
         self.pauses += other.pauses
         self.paused_seconds += other.paused_seconds

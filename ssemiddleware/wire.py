@@ -18,7 +18,7 @@ from .event_stream import BOM, Event, OpaquePosition, Position, count_event_ends
 from .oversized import OversizedEvents
 from .stats import Carried
 
-QUICK = 65536  # bytes of the largest block that may leave without a look: no line in it is a long one
+QUICK = 65536  # bytes that may leave without a look, in one block or in many: no line in them is a long one
 
 
 class Wire:
@@ -68,8 +68,13 @@ class Wire:
         return self._oversized is not None and self._oversized.is_inside
 
     @property
+    def quick_size(self) -> int:
+        """How many bytes a block may have that leaves without a look: as long as long lines are watched for, no such line."""
+        return self.max_block if self._watch is None and self._oversized is None else QUICK
+
+    @property
     def is_quick(self) -> bool:
-        """Whether a block of whole events, of `QUICK` bytes at most, may leave as it is, and changes nothing here."""
+        """Whether a block of whole events, of `quick_size` bytes at most, may leave as it is, and changes nothing here."""
         if self._head is not None or self.max_block < QUICK or isinstance(self.position, OpaquePosition):
             return False
         if self._oversized is not None and (not self._oversized.only_watches or self._oversized.is_holding):
@@ -104,12 +109,12 @@ class Wire:
 
     def pass_quickly(self, block: bytes) -> bool:
         """Count *block*, and return True, if it may leave as it is without changing anything here."""
-        if len(block) > QUICK or not block.endswith(b"\n\n") or not self.is_quick:
+        if len(block) > self.quick_size or not block.endswith(b"\n\n") or not self.is_quick:
             return False
         self.has_begun = True
         self.carried.quick_blocks += 1
         self.carried.quick_bytes += len(block)
-        self.carried.quick_events += count_event_ends(block)
+        self.carried.quick_more_events += count_event_ends(block) - 1
         return True
 
     def note_ours(self, line: bytes, *, is_comment: bool = True) -> bytes:

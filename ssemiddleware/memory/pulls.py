@@ -54,6 +54,13 @@ class Pulls:
         self._paused(waited)
         return not must_stop(self._clock())
 
+    def go_on(self, size: int) -> bool:
+        """Note that a small block of *size* bytes came, and return True, if the next may be pulled without a wait."""
+        if self._governor is not None and self._governor.next_pause():
+            return False
+        self._last, self._pulled = size, 0
+        return True
+
     def came(self, size: int, before: int = 0) -> None:
         """Say that a block of *size* bytes has come, 0 for the end, and *before* it that many bytes in small blocks."""
         if self._last is None and size >= _LIGHT and self._turn is None and self._governor is not None:
