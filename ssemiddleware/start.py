@@ -38,6 +38,13 @@ class Host(Protocol):
         """Answer in place of a stream that gets no place."""
 
 
+class Puller(Protocol):
+    """What a `Start` tells of a response that is started late, inside the first pull."""
+
+    def has_begun(self, service: Service) -> None:
+        """Take the response for an event stream from here on."""
+
+
 class Start:
     """The ``start_response`` of one request: passes everything on, the headers of an event stream amended.
 
@@ -45,7 +52,7 @@ class Start:
     thread. Under the baton once there is a stream: a second call changes headers that the watcher may be sending.
     """
 
-    __slots__ = ("_handle", "_host", "_start_response", "is_refused", "is_started", "request", "service")
+    __slots__ = ("_handle", "_host", "_start_response", "is_refused", "is_started", "puller", "request", "service")
 
     def __init__(
         self, host: Host, request: Request, handle: Stream, start_response: StartResponse, service: Service | None
@@ -57,6 +64,7 @@ class Start:
         self.service = service
         self.is_started = False
         self.is_refused = False
+        self.puller: Puller | None = None  # what pulls the first block of an application that has started nothing yet
 
     def __call__(self, status: str, headers: Headers, exc_info: OptExcInfo | None = None) -> Callable[[bytes], object]:
         """Start the response, as PEP 3333 has it."""
@@ -131,6 +139,8 @@ class Start:
             if is_given:
                 service.baton.give()
         self.is_started = True
+        if self.puller is not None:
+            self.puller.has_begun(service)
         return service.write
 
     def _start_another(self, status: str, headers: Headers, exc_info: OptExcInfo | None) -> Callable[[bytes], object]:

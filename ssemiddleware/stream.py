@@ -194,6 +194,7 @@ class EventStream:
 
     def _next_of_unknown(self) -> bytes:
         """Pull a block of what is no event stream, or may yet turn out to be one: the application starts it when it likes."""
+        self._start.puller = self
         try:
             block = self._next_block()
         except BaseException as error:
@@ -206,14 +207,22 @@ class EventStream:
                     return self._rest(self._service)
             self._start.finish(ENDED if isinstance(error, StopIteration) else RAISED)
             raise
+        finally:
+            self._start.puller = None
         if self._start.is_refused:
             return self._refused()
         if self._start.service is not None:  # one that was begun now, maybe in place of what was begun in place of another
-            self._service = self._start.service
-            if self._service.is_announced:
-                self._service.outside.look(self)
-            return self._pass_on(self._service, block)
+            self._start.service.baton.take()
+            return self._pass_on(self._start.service, block)
         return block
+
+    def has_begun(self, service: Service) -> None:
+        """Take the response for an event stream: the application has just started it, and may be silent before it yields."""
+        if self._service is not service:
+            self._service = service
+            if service.is_announced and not service.server.iterates_in_c:  # else our frames are not the lowest
+                service.outside.look(self)
+            service.baton.give()
 
     def _refused(self) -> bytes:
         self._get_next = _stopped

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from ssemiddleware.care import Care
     from ssemiddleware.handle import Callback
+    from ssemiddleware.servers.server import StartThread
     from ssemiddleware.service import Service
 
 EVENT, HALF, REST = b"data: 1\n\n", b"data: hal", b"f\n\n"
@@ -255,8 +256,12 @@ class Watching:
     def services(self) -> list[Service]:
         return [each.service for each in self.cares]
 
-    def add(self, each: Care) -> None:
-        self.cares.append(each)
+    def add(self, newcomer: Service, watch: Callable[[Service, StartThread], Care]) -> bool:
+        self.cares.append(watch(newcomer, self.start))
+        return True
+
+    def forget(self, newcomer: Service) -> None:
+        """Go on with it: it was adopted at once."""
 
     def run(self, callbacks: list[Callback]) -> None:
         self.callbacks += callbacks

@@ -70,10 +70,16 @@ def test_an_application_that_fails_in_the_first_half_second_has_sent_nothing() -
     assert exchange.client.received == []
 
 
+@eager_and_lazy
 @pytest.mark.parametrize("request_", [FETCH, MCP, DATASTAR], ids=["fetch", "MCP", "Datastar"])
-def test_other_clients_are_opened_by_their_first_heartbeat(request_: dict[str, str]) -> None:
-    assert received(14.0, EVENT, request=request_) == [EVENT]
-    assert received(16.0, EVENT, request=request_) == [HEARTBEAT, EVENT]
+def test_other_clients_are_opened_by_their_first_heartbeat(request_: dict[str, str], is_lazy: bool) -> None:
+    def first_of(seconds: float) -> list[bytes]:
+        exchange = Exchange(script(seconds, EVENT, is_lazy=is_lazy), request_)
+        exchange.rest()
+        return exchange.client.received
+
+    assert first_of(14.0) == [EVENT]
+    assert first_of(16.0) == [HEARTBEAT, EVENT]
 
 
 def test_the_opening_leaves_by_itself_before_a_large_first_block() -> None:

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
@@ -121,6 +122,33 @@ def test_a_stream_that_comes_after_a_silence_is_served_by_the_same_thread() -> N
     add(watching, second)
     wait_until(lambda: second.served == 1)
     assert first.threads == second.threads
+
+
+def test_a_stream_that_ends_within_a_tick_is_forgotten_at_once() -> None:
+    watching, gone, lives = Watcher(), Stream(), Stream()
+    add(watching, gone)
+    watching.forget(gone)
+    watching.forget(gone)
+    reference = weakref.ref(gone)
+    del gone
+    assert reference() is None  # no tick was needed for that
+    add(watching, lives)
+    wait_until(lambda: lives.served > 1)
+    assert watching._streams == [lives]
+
+
+def test_no_stream_is_overlooked_by_a_watcher_that_goes_to_sleep(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ssemiddleware.watcher._TICK", 0.0001)
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        watching = Watcher()
+        for _ in range(2000):
+            stream = Stream(ticks=1)
+            add(watching, stream)
+            wait_until(lambda: stream.served == 1)  # noqa: B023  (called at once)
+    finally:
+        sys.setswitchinterval(before)
 
 
 def test_what_concerns_all_streams_is_asked_once_a_tick() -> None:
