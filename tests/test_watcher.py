@@ -143,7 +143,7 @@ def test_no_stream_is_overlooked_by_a_watcher_that_goes_to_sleep(monkeypatch: py
     sys.setswitchinterval(1e-6)
     try:
         watching = Watcher()
-        for _ in range(2000):
+        for _ in range(500):
             stream = Stream(ticks=1)
             add(watching, stream)
             wait_until(lambda: stream.served == 1)  # noqa: B023  (called at once)
