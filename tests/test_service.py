@@ -47,6 +47,16 @@ def received(*steps: Step, request: dict[str, str] = EVENT_SOURCE, **options: ob
     return exchange.client.received
 
 
+def test_a_heartbeat_comes_a_sixteenth_of_its_time_late_at_most() -> None:
+    left: list[int] = []
+    looks: list[Step] = [lambda exchange: left.append(exchange.client.received.count(HEARTBEAT))]
+    received(*every(0.3, EVENT, times=20), 15.0, *looks, 0.7, *looks, EVENT, heartbeat=16.0)
+    assert left == [0, 0]
+    left.clear()
+    received(*every(0.3, EVENT, times=20), 16.0, *looks, 1.3, *looks, EVENT, heartbeat=16.0)
+    assert left[1] == 1
+
+
 # -- the opening
 
 
