@@ -218,7 +218,8 @@ class SSEMiddleware:
         service.wire = Wire(
             max_block=self.options.max_block,
             oversized=None if is_opaque else self._oversized.maybe_events(request),
-            watch=None if is_opaque else self._oversized.maybe_watch(service.handle.path),
+            watch=None if is_opaque or not self._oversized.must_watch else self._oversized.watch,
+            path=service.handle.path,
             is_opaque=is_opaque,
             carried=service.place.carried,
         )

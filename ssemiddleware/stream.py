@@ -50,7 +50,7 @@ class EventStream:
         if service is None or not service.is_quick:
             return self._next_with_a_look()
         free = service.baton.free  # `give` and `take` stand here in full: a call costs as much as all the rest
-        free.append(None)
+        free.add(None)
         try:
             block = self._get_next()  # type: ignore[misc]  # a stream is quick behind its first block only
         except StopIteration:
@@ -61,7 +61,7 @@ class EventStream:
             return self._rest(service)
         try:
             free.pop()
-        except IndexError:
+        except KeyError:
             service.baton.take()
         if service.is_quick and type(block) is bytes and block[-2:] == _EVENT_END:
             size = len(block)

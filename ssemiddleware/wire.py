@@ -24,19 +24,22 @@ QUICK = 65536  # bytes that may leave without a look, in one block or in many: n
 class Wire:
     """One event stream's way from the application to the server.
 
-    *carried*: where it counts. *oversized*: what is done to its events, None for nothing; *watch* makes that once it is needed,
-    for what changes no byte and has no interest in small blocks of whole lines. *is_opaque*: the body is encoded, or must not
-    be, so nothing is known of what is in it and nothing may be added to it.
+    *carried*: where it counts. *oversized*: what is done to its events, None for nothing; *watch* makes that for a *path* once
+    it is needed, for what changes no byte and has no interest in small blocks of whole lines. *is_opaque*: the body is encoded,
+    or must not be, so nothing is known of what is in it and nothing may be added to it.
     """
 
-    __slots__ = ("_head", "_oversized", "_watch", "carried", "has_begun", "max_block", "position", "stops_at_event_end")
+    __slots__ = (
+        "_head", "_oversized", "_path", "_watch", "carried", "has_begun", "max_block", "position", "stops_at_event_end",
+    )  # fmt: skip
 
     def __init__(
         self,
         *,
         max_block: int,
         oversized: OversizedEvents | None = None,
-        watch: Callable[[], OversizedEvents] | None = None,
+        watch: Callable[[str], OversizedEvents] | None = None,
+        path: str = "",
         is_opaque: bool = False,
         carried: Carried | None = None,
     ) -> None:
@@ -45,7 +48,7 @@ class Wire:
         self.carried = Carried() if carried is None else carried
         self.stops_at_event_end = False  # what comes behind the event under way is dropped
         self.has_begun = False  # a byte of the application's has left
-        self._oversized, self._watch = oversized, watch
+        self._oversized, self._watch, self._path = oversized, watch, path
         self._head: bytes | None = None  # the application's first bytes, as long as they may be a BOM behind a line of ours
 
     # -- what may be done where the stream stands
@@ -90,7 +93,7 @@ class Wire:
         if not block:
             return
         if self._watch is not None and not (len(block) <= QUICK and block.endswith(b"\n")):
-            self._oversized, self._watch = self._watch(), None
+            self._oversized, self._watch = self._watch(self._path), None
         if self._oversized is None:
             yield from self._leave(block)
             return

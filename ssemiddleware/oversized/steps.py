@@ -39,7 +39,7 @@ class OversizedSteps:
         self._has_logged_long_line = False
 
     def maybe_events(self, request: Asked) -> OversizedEvents | None:
-        """Return what is done to the events of one stream, None for nothing but a `maybe_watch`."""
+        """Return what is done to the events of one stream, None for nothing but a `watch`."""
         if not self._reshapes:
             return None
         path = request.path
@@ -49,11 +49,13 @@ class OversizedSteps:
             steps.append(LongLineWatch(functools.partial(self._log_long_line, path)))
         return OversizedEvents(steps) if steps else None
 
-    def maybe_watch(self, path: str) -> Callable[[], OversizedEvents] | None:
-        """Return what makes a watch on long lines, None once one was logged."""
-        return None if self._reshapes or self._has_logged_long_line else functools.partial(self._watch, path)
+    @property
+    def must_watch(self) -> bool:
+        """Whether a stream's long lines are of interest: nothing else is done, and none has been logged."""
+        return not (self._reshapes or self._has_logged_long_line)
 
-    def _watch(self, path: str) -> OversizedEvents:
+    def watch(self, path: str) -> OversizedEvents:
+        """Return what watches the lines of a stream that *path* was asked for."""
         return OversizedEvents([LongLineWatch(functools.partial(self._log_long_line, path))])
 
     def _log_broken_json(self, path: str, reason: str) -> None:
