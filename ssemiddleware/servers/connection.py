@@ -27,7 +27,7 @@ GONE = select.POLLHUP | select.POLLERR | select.POLLNVAL
 
 # Bytes that the kernel holds for a client and has not sent. A producer of 2 MB/s and a reader of 200 KB/s, of which the kernel
 # keeps 128 KB on the reader's side: with 4, 16, 64 and 128 KiB events are 0.7, 0.7, 0.8 and 0.9 s old and take 54, 59, 60 and
-# 137 KB, with the kernel's default 8 to 11 s and 3.8 MB. A client that does not read: 35 KB instead of 3.9 MB. The throughput of
+# 137 KB, with the default 8 to 11 s and 3.8 MB. A client that does not read: 35 KB instead of 3.9 MB. The throughput of
 # events of 10 KB, 100 KB and 10 MB is the same with 16 KiB, 128 KiB and the default.
 _MOST_NOT_SENT = 16384
 _TCP_NOTSENT_LOWAT = getattr(socket, "TCP_NOTSENT_LOWAT", 25)
