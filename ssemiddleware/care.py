@@ -31,8 +31,8 @@ class Care:
     """
 
     __slots__ = (
-        "_connection_ended", "_due", "_kept", "_kept_since", "_progress", "_progress_since", "_rests_until", "_seen", "_start",
-        "service",
+        "_connection_ended", "_due", "_kept", "_kept_since", "_progress", "_progress_since", "_seen", "_start",
+        "rests_until", "service",
     )  # fmt: skip
 
     def __init__(self, service: Service, kept: Callable[[str], None], start: StartThread) -> None:
@@ -40,7 +40,7 @@ class Care:
         self._kept, self._start = kept, start
         self._seen = -1  # the wire's moves when last looked at
         self._due = 0.0  # when to look again, 0 for at each tick
-        self._rests_until = 0.0  # until then not even whether something has left is looked at
+        self.rests_until = 0.0  # until then not even whether something has left is looked at
         self._progress: Progress | None = None  # of what waits for the client, while something does
         self._progress_since = 0.0
         self._connection_ended: State = "open"
@@ -64,7 +64,7 @@ class Care:
     def serve(self, now: float, run: Run) -> bool:
         """Do what is due; return False once there is nothing more to do. Never waits."""
         service = self.service
-        self._rests_until = 0.0
+        self.rests_until = 0.0
         if service.is_done:
             return False
         if service.has_vanished:
@@ -94,13 +94,11 @@ class Care:
 
     def is_due(self, now: float) -> bool:
         """Tell whether there may be something to `serve`: seldom, of a stream that is silent or flows."""
-        if now < self._rests_until:
-            return False
         service = self.service
         if service.is_done or service.has_vanished or (self._has_moved(now) and self._due == 0) or now >= self._due:
             return True
         # A heartbeat may be late by a sixteenth of its time: with 800 streams this halves what a tick takes.
-        self._rests_until = min(self._due, now + min(_RESTS_FOR, self._speaks_after / 16))
+        self.rests_until = min(self._due, now + min(_RESTS_FOR, self._speaks_after / 16))
         return False
 
     def _has_moved(self, now: float) -> bool:
@@ -127,6 +125,8 @@ class Care:
         due = now + (_LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline / 4))
         if not service.baton.is_free and deadline is not None:
             due = min(due, now + min(1.0, deadline / 4))
+        if service.baton.is_free and service.outside.is_mute:  # until the application yields, which is seen
+            return due
         return min(due, max(now, service.silent_since + self._speaks_after))
 
     @property
@@ -154,7 +154,7 @@ class Care:
         if state in ("open", self._connection_ended):
             return
         self._connection_ended = state
-        self._due = self._rests_until = 0
+        self._due = self.rests_until = 0
         if state == "gone" or service.is_event_source:  # any other client may have half-closed, and still read
             service.baton.is_over = True
             service.is_quick = False

@@ -49,6 +49,11 @@ class Outside:
             self.writer = self._possible_writer if has_sent(server.loops, self._last_block) else None
 
     @property
+    def is_mute(self) -> bool:
+        """Whether nothing can be written while the application is silent this time."""
+        return self._is_direct is not None and self.writer is None
+
+    @property
     def needs_proof(self) -> bool:
         """Whether it has to be seen behind each block what a layer outside did to it."""
         return self._possible_writer is not None and not self._is_direct

@@ -44,6 +44,8 @@ class Asked(Protocol):
 class Watched(Protocol):
     """A stream as the watcher knows it. All its methods are called by the watcher, and none waits."""
 
+    rests_until: float  # when to ask `is_due` again, in seconds; `serve` may be called before
+
     @property
     def ending(self) -> str | None:
         """The reason for which the stream ends as soon as it may."""
@@ -90,6 +92,7 @@ class Watcher:
         self._calling_since: float | None = None
         # Of the watcher's thread:
         self._streams: list[Watched] = []
+        self._asked: set[Asked] = set()  # by streams of now, and maybe of before
         self._is_one_ending = False
         self._descriptors: dict[Watched, int] = {}
         self._by_descriptor: dict[int, Watched] = {}
@@ -156,9 +159,15 @@ class Watcher:
         now = time.monotonic()
         self._adopt_newcomers()
         self._see_connections()
-        is_urgent = [asked for asked in {stream.round for stream in self._streams} if self._look(asked, now)]
+        is_urgent = sum(self._look(asked, now) for asked in self._asked) > 0  # all are asked
         self._is_one_ending = False
-        self._streams = [stream for stream in self._streams if self._goes_on(stream, now, is_urgent=bool(is_urgent))]
+        self._streams = [
+            stream
+            for stream in self._streams
+            if (now < stream.rests_until and not is_urgent) or self._goes_on(stream, now, is_urgent=is_urgent)
+        ]
+        if not self._streams:
+            self._asked.clear()
         if self._calling_since is not None and now - self._calling_since > _CALLBACK_WITHIN:
             self._calling_since = None
             _log.warning("an on_close callback has not returned within %d s: others wait for it", _CALLBACK_WITHIN)
@@ -185,6 +194,7 @@ class Watcher:
         connection = stream.connection
         descriptor = -1 if connection is None else connection.fileno()
         self._streams.append(stream)
+        self._asked.add(stream.round)
         if descriptor >= 0:
             self._descriptors[stream] = descriptor
             self._by_descriptor[descriptor] = stream

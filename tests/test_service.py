@@ -57,6 +57,35 @@ def test_a_heartbeat_comes_a_sixteenth_of_its_time_late_at_most() -> None:
     assert left[1] == 1
 
 
+def test_a_stream_that_nothing_can_be_written_to_is_not_looked_at_at_each_tick() -> None:
+    looked: list[bool] = []
+
+    def look(exchange: Exchange) -> None:
+        assert exchange.care is not None
+        looked.extend(exchange.care.is_due(exchange.clock() + seconds) for seconds in (1.0, 2.0, 3.0))
+
+    received(EVENT, 20.0, look, can_write=False, send_deadline=None)
+    assert looked == [False, False, False]
+
+
+def test_an_application_that_takes_its_time_behind_its_headers_gets_its_opening_in_time() -> None:
+    left: list[list[bytes]] = []
+
+    def silent(exchange: Exchange) -> None:
+        for _ in range(4):
+            exchange.tick(0.25)
+            left.append([*exchange.client.received])
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [EVENT_STREAM])
+        environ["fake.exchange"].tick(0.25)
+        return script(silent, EVENT)(environ, lambda *_: lambda _block: None)
+
+    Exchange(application, EVENT_SOURCE).rest()
+    assert left[0] == []
+    assert left[-1] == [HEARTBEAT]
+
+
 # -- the opening
 
 
@@ -803,7 +832,9 @@ def test_a_supervisor_is_told_that_the_worker_lives_as_long_as_the_client_is_the
     def look(exchange: Exchange) -> None:
         told.append(exchange.sign.told_alive)
 
-    Exchange(script(EVENT, 10.0, look, leaves, 1.0, look, 10.0, look), EVENT_SOURCE).rest()
+    exchange = Exchange(script(EVENT, 10.0, look, leaves, 1.0, look, 10.0, look), EVENT_SOURCE)
+    exchange.sign.must_be_told = True
+    exchange.rest()
     assert told[0] >= 40
     assert told[1] == told[2]
 

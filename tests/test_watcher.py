@@ -56,6 +56,7 @@ class Stream:
         self.failed = 0
         self.error: BaseException | None = None
         self.is_due_raises = False
+        self.rests_until = 0.0
 
     def is_due(self, now: float) -> bool:
         if self.is_due_raises:

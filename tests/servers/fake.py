@@ -142,9 +142,8 @@ class FakeWriter:
 class FakeSign:
     """Whether the process stops, and how long it lets streams go on."""
 
-    must_be_told = True
-
     def __init__(self) -> None:
+        self.must_be_told = False
         self.stops = False
         self.grace: float | None = None
         self.told_alive = 0
@@ -331,7 +330,7 @@ class Exchange:
             try:
                 if self.client.state != "open" and not self.service_is_over:
                     care.notice(self.callbacks.extend)
-                if care.is_due(self.clock.now) or is_urgent:
+                if (self.clock.now >= care.rests_until and care.is_due(self.clock.now)) or is_urgent:
                     self.is_watched = care.serve(self.clock.now, self.callbacks.extend)
             except Exception as error:
                 self.failed.append(error)
