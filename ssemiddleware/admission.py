@@ -16,13 +16,14 @@ import random
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Mapping
 from typing import TYPE_CHECKING, NamedTuple
 
 from werkzeug.datastructures import ImmutableDict
 
 from .ending import CLIENT_GONE
-from .stats import Carried, Stats
+from .per_key import PlacesPerKey
+from .stats import MAX_STREAMS, MAX_STREAMS_PER, MEMORY, REFUSED_BY, Carried, Stats
 
 if TYPE_CHECKING:
     from .handle import Stream
@@ -83,13 +84,14 @@ class Place:
 
     __slots__ = (
         "_admission", "_marked", "_stream", "began", "carried", "is_added_up", "is_announced", "is_kept", "is_stream",
-        "must_end", "reason", "sent_at",
+        "must_end", "of_key", "reason", "sent_at",
     )  # fmt: skip
 
     def __init__(self, admission: Admission, stream: Stream, now: float, *, is_announced: bool) -> None:
         self._admission = admission
         self._marked = 0  # bytes that the application had given at the last `mark`
         self._stream: Stream | None = stream  # until it has left
+        self.of_key: set[Place] | None = None  # the places of the same key, this one among them as long as it counts
         self.reason: str | None = None  # why it has
         self.began = self.sent_at = now  # when the last block was seen to leave; heartbeats do not count
         self.carried = Carried()
@@ -142,9 +144,9 @@ class Admission:
     """The open streams of this process, and whether there may be one more.
 
     *limit*: tells how many may be open, None for any number. *counts_all*: that is the process's limit, so the streams of all
-    others that say so count too. *retry*: milliseconds that a refused client is told to wait, before jitter and pressure.
-    *memory*: above its critical mark no stream begins, unless none is open at all, so that memory that does not fall locks
-    nobody out.
+    others that say so count too. *per_key*: how many may be open for one key, None for any number. *retry*: milliseconds that
+    a refused client is told to wait, before jitter and pressure. *memory*: above its critical mark no stream begins, unless
+    none is open at all, so that memory that does not fall locks nobody out.
 
     For all threads; after a fork it begins at nothing.
     """
@@ -153,12 +155,14 @@ class Admission:
         self,
         *,
         limit: Callable[[], int | None],
+        per_key: int | None = None,
         counts_all: bool = False,
         retry: int = 3000,
         memory: MemoryGovernor | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._limit = limit
+        self._per_key = per_key
         self._retry = retry
         self._memory = memory
         self._clock = clock
@@ -183,7 +187,8 @@ class Admission:
         self._open: set[Place] = set()
         self._left: deque[Place] = deque()  # and not added up yet
         self._sums = _Left(Carried(), {})
-        self._refused = 0
+        self._keys: PlacesPerKey[Place] | None = None if self._per_key is None else PlacesPerKey(self._per_key)
+        self._refused = dict.fromkeys(REFUSED_BY, 0)
         self._pressure = 0.0  # requests that were refused lately
         self._pressed_at = -math.inf
         self._end_at = math.inf  # when the next stream is to be ended, as long as memory is critical
@@ -198,15 +203,22 @@ class Admission:
         """Say what the limit will be, as far as is known before the first request."""
         self._most = limit
 
-    def maybe_admit(self, stream: Stream, *, is_announced: bool = False, always: bool = False) -> Place | None:
-        """Return a place for one more stream; None if it has to be refused. *always*: it cannot be."""
+    def maybe_admit(
+        self, stream: Stream, *, is_announced: bool = False, always: bool = False, key: Hashable | None = None
+    ) -> Place | None:
+        """Return a place for one more stream; None if it has to be refused. *always*: it cannot be.
+
+        *key*: what it is limited by beside, None for nothing.
+        """
         if self._pid != os.getpid():
             self._begin_after_fork()
-        place = self._maybe_place(stream, self._limit(), is_announced, always)
+        place = self._maybe_place(stream, self._limit(), is_announced, always, key)
         self._tell()
         return place
 
-    def _maybe_place(self, stream: Stream, limit: int | None, is_announced: bool, always: bool) -> Place | None:
+    def _maybe_place(
+        self, stream: Stream, limit: int | None, is_announced: bool, always: bool, key: Hashable | None
+    ) -> Place | None:
         now = self._clock()
         is_critical = bool(self._open) and self._memory is not None and self._memory.is_critical
         with self._counted:
@@ -215,13 +227,23 @@ class Admission:
                 self._add_up()
             is_full = limit is not None and len(self._counted.places) >= limit
             if (is_critical or is_full) and not always:
-                self._refused += 1
+                self._refuse(stream, MAX_STREAMS if is_full else MEMORY)
                 self._pressure, self._pressed_at = self._faded(now) + 1, now
                 return None
+            keys = None if key is None else self._keys
+            if keys is not None and keys.is_full(key) and not always:
+                self._refuse(stream, MAX_STREAMS_PER)  # without pressure: that one client presses lets no other wait
+                return None
             place = Place(self, stream, now, is_announced=is_announced)
+            if keys is not None:
+                place.of_key = keys.add(key, place)
             self._open.add(place)
             self._counted.places.add(place)
         return place
+
+    def _refuse(self, stream: Stream, limit: str) -> None:
+        stream.refused_by = limit
+        self._refused[limit] += 1
 
     def _tell(self) -> None:
         for tell in self.observers:
@@ -238,6 +260,8 @@ class Admission:
         except KeyError:  # two threads at once
             return
         self._counted.places.discard(place)
+        if place.of_key is not None:
+            place.of_key.discard(place)
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.reason, self._clock() - place.began, place.carried.total()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
@@ -245,9 +269,11 @@ class Admission:
             self._tell()
 
     def lend(self, place: Place) -> None:
-        """Let another stream have what *place* counts towards the limit."""
+        """Let another stream have what *place* counts towards the limits."""
         place.is_kept = True
         self._counted.places.discard(place)
+        if place.of_key is not None:
+            place.of_key.discard(place)
 
     def _add_up(self) -> None:
         """Add up what those have carried that have left, so that they are remembered no longer."""
@@ -285,7 +311,7 @@ class Admission:
 
         A refused client, which may have been told to wait for longer, keeps that time until another is told.
         """
-        return round(self._retry * random.uniform(*_JITTER)) if self._refused else None
+        return round(self._retry * random.uniform(*_JITTER)) if any(self._refused.values()) else None
 
     def _faded(self, now: float) -> float:
         return self._pressure * math.exp((self._pressed_at - now) / _FORGET_AFTER) if self._pressure else 0.0
@@ -340,7 +366,8 @@ class Admission:
             open_announced=announced,
             open_unannounced=len(streams) - announced,
             most_streams=self._most,
-            refused=self._refused,
+            refused=sum(self._refused.values()),
+            refused_by=ImmutableDict(self._refused),
             ended=ImmutableDict(ended),
             kept_threads=sum(place.is_kept for place in streams) + sources_left,
             **carried.sums(),

@@ -73,7 +73,7 @@ class Care:
             service.let_go()
             return False
         connection = service.connection
-        if connection is not None and connection.is_closed_by_itself:
+        if connection is not None and (connection.is_closed_by_itself or connection.is_lost):
             self.notice(run)
         has_moved = self._has_moved(now) or service.silent_since == now  # `is_due` may have seen it in this tick
         if service.handle.reason is not None:
@@ -149,6 +149,8 @@ class Care:
             return
         try:
             state: State = "open" if service.connection is None else service.connection.state()
+            if state == "gone" and service.connection is not None:
+                service.connection.disown()
         finally:
             service.baton.let_go()
         if state in ("open", self._connection_ended):

@@ -40,6 +40,8 @@ class Stream:
         "reason",
     )  # fmt: skip
 
+    refused_by = ""  # the option because of which there was no place, for the log
+
     def __init__(self, last_event_id: str = "", path: str = "", sources: Sources | None = None) -> None:
         self._last_event_id = last_event_id
         self.path = path

@@ -16,7 +16,7 @@ import functools
 import logging
 import math
 import os
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
 from .admission import Admission
@@ -24,7 +24,7 @@ from .care import Care
 from .ending import RAISED, REFUSED, Round
 from .handle import Stream, run_all
 from .memory import MemoryGovernor
-from .options import Options
+from .options import Options, StreamsPer
 from .oversized import Fold, Fragment
 from .oversized.steps import OversizedSteps
 from .refusing import RETRY, Refusals
@@ -34,7 +34,7 @@ from .servers import find_server
 from .service import Service
 from .source import Sources
 from .start import Start
-from .stats import Stats
+from .stats import MAX_STREAMS_PER, MEMORY, Stats
 from .stream import EventStream
 from .watcher import watcher
 from .wire import Wire
@@ -67,6 +67,8 @@ class SSEMiddleware:
     is known (gunicorn's gthread, waitress, a2wsgi, cheroot, mod_wsgi, uWSGI with ``--threads``), so that ordinary requests
     always find one; no limit elsewhere. One more is refused: an EventSource reconnects by itself, others get 503 and
     Retry-After.
+    *max_streams_per*: a number, and a callable that takes the environ and returns a key, a client's address or a user's number,
+    say: so many streams may be open for one key in this process. None as the key: it is not limited.
     *on_refused*: a WSGI application that answers such a request instead; ``environ["ssemiddleware.retry"]`` has the
     milliseconds for which the client should wait. An EventSource does not reconnect after any status but 200.
 
@@ -101,6 +103,7 @@ class SSEMiddleware:
         max_block: int = 131072,  # see benchmarks/block_size.py
         memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
         max_streams: int | None = None,  # so that a handful of tabs does not take the whole site down
+        max_streams_per: StreamsPer | None = None,  # six is what browsers open over HTTP/1 for one site
         on_refused: WSGIApplication | None = None,
         oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
         send_deadline: float | None = 60.0,  # as long as nginx gives a client between two reads
@@ -112,10 +115,12 @@ class SSEMiddleware:
             raise TypeError(f"unknown option {given}; the options are {', '.join(_DEFAULTS)}")
         options = Options(
             application=application, announced=announced, heartbeat=heartbeat, max_block=max_block, memory=memory,
-            max_streams=max_streams, on_refused=on_refused, oversized=oversized, send_deadline=send_deadline, retry=retry,
+            max_streams=max_streams, max_streams_per=max_streams_per, on_refused=on_refused, oversized=oversized,
+            send_deadline=send_deadline, retry=retry,
         )  # fmt: skip
         admission = Admission(
             limit=self._limit,
+            per_key=max_streams_per and max_streams_per[0],
             counts_all=max_streams is None,
             retry=_REFUSED_FOR if retry is None else retry,
             memory=memory,
@@ -188,7 +193,8 @@ class SSEMiddleware:
         """Return the service of a new stream, None if it is refused; with *may_refuse* False it is not."""
         server = find_server(request.environ)
         round_of_process = self._round(server)
-        place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse)
+        key = None if self.options.max_streams_per is None else self._key(request.environ, self.options.max_streams_per)
+        place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse, key=key)
         if place is None:
             return None
         watching = watcher(round_of_process.process)
@@ -229,14 +235,32 @@ class SSEMiddleware:
         """Answer in place of a stream that gets no place."""
         run_all(handle.end(REFUSED))
         self._log_once(
-            "refused",
-            f"refused {request.path!r}: {self._admission.open} event streams are open (max_streams), or memory is critical; "
-            "further refusals are counted in stats().refused",
+            f"refused by {handle.refused_by}",
+            f"refused {request.path!r}: {self._why(handle.refused_by)}; further refusals are counted in stats().refused_by",
         )
         retry = request.environ[RETRY] = self._admission.next_retry()
         if self.options.on_refused is None:
             return self._refusals.answer(request, start_response, retry)
         return self.options.on_refused(request.environ, start_response)
+
+    def _why(self, refused_by: str) -> str:
+        if refused_by == MEMORY:
+            return "memory is critical"
+        if refused_by == MAX_STREAMS_PER:
+            return f"{(self.options.max_streams_per or (0,))[0]} event streams are open for one key (max_streams_per)"
+        return f"{self._admission.open} event streams are open (max_streams)"
+
+    def _key(self, environ: WSGIEnvironment, per: StreamsPer) -> Hashable | None:
+        """Return what the streams of this request are limited by; None if that cannot be told."""
+        try:
+            key = per[1](environ)
+            hash(key)
+        except Exception:
+            if "max_streams_per" not in self._logged:
+                self._logged.add("max_streams_per")
+                _log.exception("the callable of max_streams_per raised: its streams are not limited by a key")
+            return None
+        return key
 
     # -- this process
 

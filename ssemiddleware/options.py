@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from .oversized import Fold, Fragment
 if TYPE_CHECKING:
     from _typeshed.wsgi import WSGIApplication, WSGIEnvironment
 
+StreamsPer = tuple[int, Callable[["WSGIEnvironment"], Hashable | None]]
 Oversized = Fold | Fragment | Sequence[Fold | Fragment]
 
 
@@ -26,6 +27,7 @@ class Options:
     max_block: int
     memory: MemoryGovernor | None
     max_streams: int | None
+    max_streams_per: StreamsPer | None
     on_refused: WSGIApplication | None
     oversized: Oversized | None
     send_deadline: float | None
@@ -64,6 +66,10 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def _is_streams_per(value: object) -> bool:
+    return isinstance(value, tuple) and len(value) == 2 and _is_whole(1)(value[0]) and callable(value[1])
+
+
 def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_right(value)
 
@@ -79,6 +85,10 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option ma
         'a MemoryGovernor, such as MemoryGovernor("512MiB"), or None',
     ),
     "max_streams": (_or_none(_is_whole(1)), "a positive whole number of streams or None"),
+    "max_streams_per": (
+        _or_none(_is_streams_per),
+        'a positive whole number and a callable on the environ, such as (6, lambda environ: environ["REMOTE_ADDR"]), or None',
+    ),
     "on_refused": (_or_none(callable), "a WSGI application (a callable) or None"),
     "oversized": (lambda value: _reshapes_of(value) is not None, "Fold(...), Fragment(...), a list with one of each, or None"),
     "send_deadline": _SECONDS_OR_NONE,

@@ -36,7 +36,7 @@ from .ending import REASONS
 from .memory import State
 from .middleware import SSEMiddleware
 from .servers import is_worker
-from .stats import Stats
+from .stats import REFUSED_BY, Stats
 
 _log = logging.getLogger("ssemiddleware")
 
@@ -88,7 +88,12 @@ _METRICS = (
         lambda stats: {reason: stats.ended.get(reason, 0) for reason in REASONS},
         "reason",
     ),
-    _Metric("ssemiddleware_refused_requests_total", "Requests that were refused.", lambda stats: {"": stats.refused}),
+    _Metric(
+        "ssemiddleware_refused_requests_total",
+        "Requests that were refused, by the option that was in the way.",
+        lambda stats: {option: stats.refused_by.get(option, 0) for option in REFUSED_BY},
+        "option",
+    ),
     _Metric(
         "ssemiddleware_events_total",
         "Events that came in from the application and went out to the server; estimated in bursts and in long blocks.",
@@ -156,9 +161,9 @@ _METRICS_OF_MEMORY = (  # not with ``memory=None``
     ),
 )
 _NOTHING = Stats(
-    open_announced=0, open_unannounced=0, most_streams=None, ended={}, refused=0, kept_threads=0, blocks_in=0, blocks_out=0,
-    bytes_in=0, bytes_out=0, events_in=0, events_out=0, heartbeats=0, pauses=0, paused_seconds=0.0, memory_used=None,
-    memory_limit=None, memory_state=None, longest_silence=0.0, oldest_stream=0.0,
+    open_announced=0, open_unannounced=0, most_streams=None, ended={}, refused=0, refused_by={}, kept_threads=0, blocks_in=0,
+    blocks_out=0, bytes_in=0, bytes_out=0, events_in=0, events_out=0, heartbeats=0, pauses=0, paused_seconds=0.0,
+    memory_used=None, memory_limit=None, memory_state=None, longest_silence=0.0, oldest_stream=0.0,
 )  # fmt: skip
 
 

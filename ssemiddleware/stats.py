@@ -17,6 +17,10 @@ from .event_stream import count_event_ends
 if TYPE_CHECKING:
     from .memory import State
 
+# Why a request gets no stream: an option of `SSEMiddleware`, or memory that is critical.
+MAX_STREAMS, MAX_STREAMS_PER, MEMORY = "max_streams", "max_streams_per", "memory"
+REFUSED_BY = (MAX_STREAMS, MAX_STREAMS_PER, MEMORY)
+
 
 @dataclass(slots=True)
 class Carried:
@@ -86,7 +90,8 @@ class Stats:
     open_unannounced: int
     most_streams: int | None  # that may be open; None for any number, or as long as none was asked for
     ended: Mapping[str, int]  # streams that have ended, by the reason
-    refused: int  # requests that got no stream, because of max_streams or memory
+    refused: int  # requests that got no stream
+    refused_by: Mapping[str, int]  # the same by the option that was in the way: max_streams, max_streams_per, memory
     kept_threads: int  # of the server's, by applications that have not returned although their client is gone
     blocks_in: int  # in: from the application
     blocks_out: int  # out: to the server

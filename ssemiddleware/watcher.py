@@ -195,6 +195,9 @@ class Watcher:
         descriptor = -1 if connection is None else connection.fileno()
         self._streams.append(stream)
         self._asked.add(stream.round)
+        other = self._by_descriptor.get(descriptor)
+        if other is not None:  # on a kept-alive connection; or others have closed the descriptor, and it is a new client's
+            self._guarded(other, lambda: other.notice(self.run))
         if descriptor >= 0:
             self._descriptors[stream] = descriptor
             self._by_descriptor[descriptor] = stream

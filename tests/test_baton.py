@@ -160,7 +160,10 @@ class FakeConnection(Connection):
         self._server.point(where)
         self._server.must(not self._server.is_released, f"{where} of a connection that the server has back meanwhile")
 
-    is_closed_by_itself = False
+    is_closed_by_itself = is_lost = False
+
+    def disown(self) -> None:
+        pass
 
     def fileno(self) -> int:
         return -1

@@ -376,7 +376,7 @@ SERVERS = r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot|a2wsgi|hypercorn
 
 # Each level may import those above its own, and none beside or below (DESIGN.md, 4; what is only for types is left out).
 LEVELS = [
-    {"event_stream", "memory", "servers", "baton", "ending", "source"},
+    {"event_stream", "memory", "servers", "baton", "ending", "per_key", "source"},
     {"handle", "oversized", "request", "response", "stats"},
     {"admission", "options", "reading", "refusing", "start", "watcher", "wire"},
     {"outside"},

@@ -421,7 +421,7 @@ def test_a_stream_reads_as_it_would_have(blocks: list[bytes], request_: dict[str
 
 
 @all_requests
-@pytest.mark.parametrize("oversized", [None, Fold(over=60, width=60), Fragment(over=100, size=60)], ids=str)
+@pytest.mark.parametrize("oversized", [None, Fold(over=60, width=60), Fragment(over=100, size=60)], ids=lambda value: type(value).__name__)
 def test_what_is_left_of_an_unfinished_line_leaves_and_is_counted(
     request_: dict[str, str], oversized: Fold | Fragment | None
 ) -> None:
@@ -432,7 +432,9 @@ def test_what_is_left_of_an_unfinished_line_leaves_and_is_counted(
 
 
 @pytest.mark.parametrize(
-    "oversized", [None, Fragment(over=100, size=60), [Fold(over=60, width=60), Fragment(over=100, size=60)]], ids=str
+    "oversized",
+    [None, Fragment(over=100, size=60), [Fold(over=60, width=60), Fragment(over=100, size=60)]],
+    ids=["neither", "fragment", "both"],
 )
 def test_an_event_that_is_leaving_may_end_before_a_drain(oversized: Fragment | list[Fold | Fragment] | None) -> None:
     def produce(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:

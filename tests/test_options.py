@@ -28,6 +28,14 @@ from .applications import application_of
             for value in (0.8, "80%", MemoryGovernor)
         ],
         *[("max_streams", value, "a positive whole number of streams or None") for value in (0, -1, 1.5, "10", True)],
+        *[
+            (
+                "max_streams_per",
+                value,
+                r"a positive whole number and a callable on the environ, such as \(6, lambda .*, or None",
+            )
+            for value in (6, (0, str), (6, "REMOTE_ADDR"), (True, str), (6, str, str), str)
+        ],
         *[("on_refused", value, r"a WSGI application \(a callable\) or None") for value in (0, "shop:busy")],
         *[("announced", value, "a callable that takes the environ") for value in (None, True, "/chat")],
         *[("application", value, r"a WSGI application \(a callable\)") for value in (None, "shop:app")],
@@ -44,7 +52,9 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, value: object, al
     assert str(raised.value).endswith(repr(value))
 
 
-@pytest.mark.parametrize("option", ["heartbeat", "max_streams", "memory", "on_refused", "oversized", "retry", "send_deadline"])
+@pytest.mark.parametrize(
+    "option", ["heartbeat", "max_streams", "max_streams_per", "memory", "on_refused", "oversized", "retry", "send_deadline"]
+)
 def test_none_turns_an_option_off(option: str) -> None:
     options: dict[str, Any] = {option: None}
     assert getattr(SSEMiddleware(application_of([]), **options).options, option) is None
@@ -55,8 +65,8 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
     with pytest.raises(TypeError) as raised:
         SSEMiddleware(application_of([]), **options)
     assert str(raised.value) == (
-        "unknown option hartbeat=20; the options are announced, heartbeat, max_block, memory, max_streams, on_refused, "
-        "oversized, send_deadline, retry"
+        "unknown option hartbeat=20; the options are announced, heartbeat, max_block, memory, max_streams, "
+        "max_streams_per, on_refused, oversized, send_deadline, retry"
     )
 
 

@@ -244,7 +244,7 @@ def test_the_first_refused_request_is_logged(caplog: pytest.LogCaptureFixture) -
     full.leave()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(r"refused '/news\n': 1 event streams are open (max_streams)")
-    assert "stats().refused" in line
+    assert "stats().refused_by" in line
 
 
 # -- pages of other origins (Fetch, 3.3.3)

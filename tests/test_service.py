@@ -140,7 +140,7 @@ def test_under_a_server_that_nobody_knows_nothing_is_added(given_: dict[str, str
 
 def test_the_opening_says_when_to_reconnect_if_another_time_may_have_been_told() -> None:
     exchange = Exchange(script(1.0, EVENT), EVENT_SOURCE, retry=1000)
-    exchange.middleware._admission._refused = 1
+    exchange.middleware._admission._refused["memory"] = 1
     exchange.rest()
     opening, event = exchange.client.received
     assert opening.startswith(b"retry: ")

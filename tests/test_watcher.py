@@ -231,6 +231,23 @@ def test_the_number_of_a_closed_connection_is_never_taken_for_another_clients() 
     assert first.noticed in ([], ["gone"])
 
 
+def test_a_descriptor_that_others_have_closed_is_gone_for_its_stream_once_it_is_another_streams() -> None:
+    watching = Watcher()
+    ours, theirs = socket.socketpair()
+    again, client = socket.socketpair()
+    with again, client:
+        first = Stream(ours)
+        watching._adopt(first)
+        os.dup2(again.fileno(), ours.fileno())  # what os.closerange() and the next client come to
+        second = Stream(ours)
+        watching._adopt(second)
+        assert first.noticed == ["gone"]
+        watching._tick()
+        assert (first.noticed, second.noticed) == (["gone"], [])
+    ours.close()
+    theirs.close()
+
+
 def test_a_stream_that_ends_is_forgotten(pair: tuple[socket.socket, socket.socket]) -> None:
     watching, stream = Watcher(), Stream(pair[0], ticks=1)
     watching._adopt(stream)
@@ -424,7 +441,7 @@ def test_a_descriptor_that_is_another_streams_by_now_is_left_to_it(pair: tuple[s
     assert own._streams == [new]
     client.close()
     own._tick()
-    assert (old.noticed, len(new.noticed)) == ([], 1)
+    assert (old.noticed, len(new.noticed)) == (["open"], 1)  # asked once, whether the number is still its own
     new.ticks = 0
     own._tick()
     assert (own._streams, own._descriptors, own._by_descriptor, own._poll.poll(0)) == ([], {}, {}, [])

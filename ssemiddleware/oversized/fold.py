@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from enum import Enum, auto
 from typing import TYPE_CHECKING
 
-from ..event_stream import BLANK_LINES, BOM, behind_line_end, first_line_end, last_event_end, last_line_end
+from ..event_stream import BLANK_LINES, BOM, behind_line_end, first_line_end, last_event_end, last_line_end, next_cut
 from .reshaping import Reshaping, begins_as_json
 
 if TYPE_CHECKING:
@@ -36,6 +36,7 @@ _DATA_FIELD = re.compile(rb"data:\x20?")
 _BETWEEN = frozenset(b'{}[]:," \t')
 _UP_TO_LAST_BREAK = re.compile(rb'(?s:.*)[{}\[\]:," \t]')
 _NEXT_BREAK = re.compile(rb'[{}\[\]:," \t\r\n]')
+_PIECE = 131072  # bytes of a longer line that leave at once
 _LOOK_AROUND = 32  # bytes on either side of a place to cut: more than a literal, or than most numbers
 
 _VALUE = frozenset(b'"{[-0123456789tfn')
@@ -148,13 +149,22 @@ class Folding(Reshaping):
             else:
                 at, is_cut = self._next_break(buffer, at)
                 if is_cut:
-                    yield b"".join((self._lead, buffer[sent:at], b"\n"))
+                    yield from self._leave(buffer, sent, at, b"\n")
                     self._lead, self._used, sent = _DATA, len(_DATA), at
-        if sent < at:
-            rest = buffer if sent == 0 and at == len(buffer) else buffer[sent:at]
-            yield self._lead + rest if self._lead else rest
-            self._lead = b""
+        if sent == 0 and at == len(buffer) and not self._lead:
+            yield buffer
+        elif sent < at:
+            yield from self._leave(buffer, sent, at)
         self._behind = self._last_of_data(buffer, at)
+
+    def _leave(self, buffer: bytes, sent: int, at: int, end: bytes = b"") -> Iterator[bytes]:
+        """Yield ``buffer[sent:at]`` and *end*, a long token in pieces: no second copy of a large block is made."""
+        while at - sent > _PIECE:
+            piece = next_cut(buffer, sent, _PIECE)
+            yield self._lead + buffer[sent:piece]
+            self._lead, sent = b"", piece
+        yield b"".join((self._lead, buffer[sent:at], end))
+        self._lead = b""
 
     # -- each goes on from `at` and returns how far it came; what it cannot decide on yet, it holds
 
@@ -192,14 +202,17 @@ class Folding(Reshaping):
 
     def _see_last_line(self, buffer: bytes, start: int, stop: int) -> None:
         """Remember the end of the last line of data in ``buffer[start:stop]``, if there is one."""
-        before, begin = stop, 1
-        field = None
-        while begin and not field:
-            begin = max(buffer.rfind(b"\ndata", start, before), buffer.rfind(b"\rdata", start, before)) + 1
-            field, before = _DATA_LINE.match(buffer, begin or start, stop), begin + 3
-        if field:
-            end = first_line_end(buffer, field.end(), stop)
-            self._last_line = buffer[max(field.end(), end - _LOOK_AROUND) : end]
+        line_feed = buffer.rfind(b"\ndata", start, stop)
+        carriage_return = buffer.rfind(b"\rdata", start, stop)
+        while not (field := _DATA_LINE.match(buffer, max(line_feed, carriage_return) + 1 or start, stop)):
+            if line_feed == carriage_return:  # -1: there is none
+                return
+            if line_feed > carriage_return:  # it alone is looked for again, and not where it was
+                line_feed = buffer.rfind(b"\ndata", start, line_feed + 4)
+            else:
+                carriage_return = buffer.rfind(b"\rdata", start, carriage_return + 4)
+        end = first_line_end(buffer, field.end(), stop)
+        self._last_line = buffer[max(field.end(), end - _LOOK_AROUND) : end]
 
     def _may_be_json(self, line: bytes, is_too_long: bool) -> bool:
         """Tell whether *line*, which begins so, is one to fold; where it is not too long yet, whether it may become one."""

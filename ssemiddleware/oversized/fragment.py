@@ -18,7 +18,6 @@ Nothing here does I/O, starts a thread or reads a clock.
 from __future__ import annotations
 
 import re
-import sys
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from dataclasses import dataclass
@@ -46,6 +45,7 @@ _MANY = 1000  # pieces of data that wait
 _LARGE = 262144  # bytes of a block too large to be kept for what waits of it
 _DATA = b"data: "
 _TELLING = len(b"event: ")  # bytes of a line that tell what it is
+_LONG = 65536  # bytes of an id line that no header can carry back, and of a type line that nobody listens to
 _FIELD = re.compile(rb"(?P<name>data|id|event)(?::\x20?|\Z)")
 # What may stand between two events, and leaves at once.
 _BETWEEN_EVENTS = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r)|\r\n|\n|\r){0,1000}")
@@ -196,17 +196,17 @@ class Fragmenting(Reshaping):
                     return self._wait_for(_TELLING, buffer, at)
                 begun = fragments.begin_line(buffer, at, stop, is_whole=end >= 0)
                 if begun is None:
-                    return self._wait_for(sys.maxsize, buffer, at)
+                    return self._wait_for(_LONG + 1, buffer, at)
                 at = begun
                 if buffer.startswith(BOM, at) and not fragments.is_in_data:
                     yield HEARTBEAT  # it may be the first line to leave, where it would have a meaning
             if fragments.is_in_data:
                 yield from fragments.take_data(memoryview(buffer)[at:stop])
-            elif fragments.is_in_line:  # one of no event: it leaves as it comes
+            elif fragments.is_in_line and not fragments.is_dropping:  # one of no event: it leaves as it comes
                 yield buffer[at:stop] + (b"" if end < 0 else b"\n")
             if end < 0:
                 return stop
-            fragments.is_in_line = fragments.is_in_data = False
+            fragments.is_in_line = fragments.is_in_data = fragments.is_dropping = False
             at = self._end_line(buffer, end)
         return at
 
@@ -219,15 +219,19 @@ class Fragmenting(Reshaping):
 class _Fragments:
     """The pieces of one event: takes its lines, and writes what is ready."""
 
-    __slots__ = ("_event_type", "_id_lines", "_length", "_offset", "_pieces", "_size", "_waiting", "is_in_data", "is_in_line")
+    __slots__ = (
+        "_event_type", "_id_line", "_length", "_offset", "_pieces", "_size", "_waiting", "is_dropping", "is_in_data",
+        "is_in_line",
+    )  # fmt: skip
 
     def __init__(self, size: int, length: int | None) -> None:
         self.is_in_line = False  # a line is unfinished
         self.is_in_data = False  # and it is one of data
+        self.is_dropping = False  # or the rest of one that is too long
         self._size = size - len(_DATA) - 1  # bytes of data in a fragment
         self._length = length  # bytes of data in the event, None if that is not known yet
         self._event_type = b""
-        self._id_lines: list[bytes] = []
+        self._id_line = b""  # the last one that counts
         self._pieces: deque[memoryview] = deque()  # data that waits
         self._waiting = 0  # bytes of it
         self._offset = -1  # bytes of data that have left; -1 before the first line of it
@@ -235,7 +239,8 @@ class _Fragments:
     def begin_line(self, buffer: bytes, at: int, stop: int, *, is_whole: bool) -> int | None:
         """Take the line in ``buffer[at:stop]``, of one of data the field name, of one to be passed on nothing.
 
-        Return how far that was, None if the whole line is needed.
+        Return how far that was, None if more of the line is needed: all of it, or more than `_LONG` bytes. Of an id line that
+        is longer nothing is kept: a client that comes back names the id before. Of a type line as much is kept.
         """
         field = _FIELD.match(buffer, at, stop)
         if field is None:
@@ -248,12 +253,14 @@ class _Fragments:
             else:
                 self._add(memoryview(b"\n"))  # WHATWG 9.2.6: lines of data are joined by LF
             return field.end()
-        if not is_whole:
+        is_long = stop - at > _LONG
+        if not (is_whole or is_long):
             return None
+        self.is_in_line = self.is_dropping = is_long
         if field["name"] == b"event":
-            self._event_type = buffer[field.end() : stop]
-        else:
-            self._id_lines.append(buffer[at:stop])
+            self._event_type = buffer[field.end() : at + _LONG if is_long else stop]
+        elif not is_long and b"\0" not in buffer[at:stop]:  # WHATWG 9.2.6 ignores an id with NUL
+            self._id_line = buffer[at:stop]
         return stop
 
     def take_data(self, data: memoryview) -> Iterator[bytes]:
@@ -301,7 +308,9 @@ class _Fragments:
         header = b"%d-%d/%b" % (first, self._offset - 1, b"*" if length is None else b"%d" % length)
         event_type = b" " + self._event_type if self._event_type not in (b"", b"message") else b""
         lines = [b"event: fragment", _DATA + header + event_type, _DATA + piece.replace(b"\n", b"\n" + _DATA)]
-        return b"\n".join([*lines, *(self._id_lines if is_last else ()), b"\n"])
+        if is_last and self._id_line:
+            lines.append(self._id_line)
+        return b"\n".join([*lines, b"\n"])
 
 
 def _data_size(buffer: bytes, start: int, stop: int) -> int:

@@ -1,7 +1,8 @@
 """A client's connection, asked and changed from a thread that does not own it: without waiting, and without reading a byte.
 
 It is reached through the server's own socket object. A duplicate of its descriptor would double the descriptors of a process
-and hold back the server's FIN, and a number that is kept may be another client's a moment later.
+and hold back the server's FIN. A number alone may be another client's a moment later, also the socket object's own: an
+application may call ``os.closerange``. So the socket's inode is remembered, and nothing is done to any other.
 """
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from __future__ import annotations
 import _socket  # under gevent, `socket` is another one, which waits in greenlets
 import contextlib
 import fcntl
+import os
 import select
 import socket
 import struct
@@ -62,11 +64,12 @@ class Connection:
     server's thread. Nothing here waits or raises for a connection that is gone.
     """
 
-    __slots__ = ("_is_closed", "_not_sent_before", "_socket")
+    __slots__ = ("_inode", "_is_closed", "_not_sent_before", "_socket")
 
     def __init__(self, connection: HasDescriptor, is_closed: Callable[[], bool] | None = None) -> None:
         self._socket = connection
         self._is_closed = is_closed
+        self._inode = _inode(connection)
         self._not_sent_before: int | None = None
 
     @property
@@ -80,11 +83,24 @@ class Connection:
         return hasattr(self._socket, "cipher")
 
     def fileno(self) -> int:
-        """Return the descriptor, -1 once it is closed."""
+        """Return the descriptor, -1 once it is closed, by whomever."""
         try:
-            return -1 if self._is_closed is not None and self._is_closed() else self._socket.fileno()
+            descriptor = -1 if self._is_closed is not None and self._is_closed() else self._socket.fileno()
         except (OSError, ValueError, RuntimeError):
             return -1
+        return descriptor if self._inode == _inode(self._socket) >= 0 else -1
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether the descriptor was closed behind the server's back."""
+        return not self.is_closed_by_itself and self.fileno() < 0
+
+    def disown(self) -> None:
+        """Have the server's socket forget a number that is lost: it would write to another client, and close it."""
+        detach = getattr(self._socket, "detach", None)
+        if detach is not None and self.is_lost:
+            with contextlib.suppress(OSError, ValueError):
+                detach()
 
     def state(self) -> State:
         """Tell whether the client is there. Sees a FIN and a RST behind TLS and pipelined bytes too, where a peek does not."""
@@ -148,6 +164,7 @@ class Connection:
         if self.is_closed_by_itself:
             self.cut()
             return
+        self.disown()
         self.reset_on_close()
         close = getattr(self._socket, "close", None)
         if close is not None:
@@ -158,6 +175,8 @@ class Connection:
         """Do something to the options of the server's own socket, if it has some: a plain one takes four more system calls."""
         if not hasattr(self._socket, "setsockopt"):
             self._on_raw(act)
+            return
+        if self.fileno() < 0:
             return
         with contextlib.suppress(OSError, ValueError):  # ValueError: uvloop's, which is closed
             act(self._socket)
@@ -177,6 +196,14 @@ class Connection:
             return None
         finally:
             raw.detach()
+
+
+def _inode(connection: HasDescriptor) -> int:
+    """Return what tells a socket from any other that gets its number, -1 for one that is closed."""
+    try:
+        return os.fstat(connection.fileno()).st_ino
+    except (OSError, ValueError, RuntimeError):
+        return -1
 
 
 def _progress(raw: _socket.socket) -> Progress | None:

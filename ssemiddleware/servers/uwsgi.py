@@ -47,9 +47,10 @@ class Uwsgi(Server):
         if fileno is None:
             return None
         try:
-            return Connection(_Descriptor(fileno()))
+            connection = Connection(_Descriptor(fileno()))
         except (OSError, ValueError):
             return None
+        return connection if connection.fileno() >= 0 else None
 
     def writer(self, write: object) -> Writer | None:
         """Return a writer to the descriptor. Measured with and without ``--threads``, with ``--http-socket`` and ``--http``."""
@@ -81,21 +82,16 @@ def _as_text(found: object) -> str:
 
 
 class _Descriptor:
-    """A descriptor's number, as long as it is the same socket.
+    """A descriptor's number. uWSGI closes it without telling Python: a `Connection` sees that it is another socket's."""
 
-    uWSGI closes it without telling Python. A layer outside that never calls our ``close()`` would leave us with a number that
-    is another client's. (A duplicate would hold back uWSGI's FIN.)
-    """
-
-    __slots__ = ("_inode", "_number")
+    __slots__ = ("_number",)
 
     def __init__(self, number: int) -> None:
         self._number = number
-        self._inode = os.fstat(number).st_ino
 
     def fileno(self) -> int:
-        """Return the number, -1 once it is no more this socket's."""
-        return self._number if os.fstat(self._number).st_ino == self._inode else -1
+        """Return the number, whosever it is by now."""
+        return self._number
 
 
 class _Writer:

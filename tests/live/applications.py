@@ -272,6 +272,7 @@ app_with_slow_heartbeats = SSEMiddleware(play, heartbeat=SLOW_HEARTBEAT, memory=
 FILLED = [0]  # percent
 app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100), pause=3.0))
 app_for_many = SSEMiddleware(play, max_streams=1000, memory=AMPLE)
+app_for_six_tabs = SSEMiddleware(play, max_streams_per=(6, lambda environ: environ.get("HTTP_X_USER")), memory=AMPLE)
 app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0, memory=AMPLE)
 
 

@@ -4,7 +4,9 @@
 /feed?key=...&times=...   put so many None into it: each ends one reader
 /redis?channel=...        pubsub.listen() through stream.each(); REDIS_PORT says where
 /tokens?number=...&pause=...[&each=...]    a finite answer, bare, through each() or each(endless=True)
-/inside                   the threads of the process, and what the middleware counts, as JSON
+/close-descriptors        os.closerange() over the connections of all readers of queues; under gunicorn
+/descriptors              their numbers, as JSON
+/inside[?heartbeats=1]    the threads of the process, and what that middleware counts, as JSON
 /ping
 """
 
@@ -23,11 +25,12 @@ from urllib.parse import parse_qs
 
 from ssemiddleware import SSEMiddleware, Stream
 
-from .applications import AMPLE, answer
+from .applications import AMPLE, HEARTBEAT, answer
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
 
+CONNECTIONS: list[Any] = []  # the server's sockets of the readers
 QUEUES: defaultdict[str, queue.Queue[bytes | None]] = defaultdict(queue.Queue)
 
 Query = dict[str, str]
@@ -69,6 +72,8 @@ STREAMS = {"/queue": from_queue, "/redis": from_redis, "/tokens": tokens}
 def sources(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     query = {name: values[0] for name, values in parse_qs(environ["QUERY_STRING"]).items()}
     path = environ["PATH_INFO"]
+    if path == "/queue":
+        CONNECTIONS.append(environ.get("gunicorn.socket"))
     if path in STREAMS:
         start_response("200 OK", [("Content-Type", "text/event-stream"), ("X-Process", str(os.getpid()))])
         return STREAMS[path](environ["ssemiddleware.stream"], query)
@@ -76,8 +81,16 @@ def sources(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
         for _ in range(int(query["times"])):
             QUEUES[query["key"]].put(None)
         return answer(start_response, b"fed")
+    if path == "/close-descriptors":
+        numbers = [connection.fileno() for connection in CONNECTIONS]
+        CONNECTIONS.clear()
+        for number in numbers:
+            os.closerange(number, number + 1)
+        return answer(start_response, json.dumps(numbers).encode())
+    if path == "/descriptors":
+        return answer(start_response, json.dumps([connection.fileno() for connection in CONNECTIONS]).encode())
     if path == "/inside":
-        stats = app.stats()
+        stats = (app_with_heartbeats if "heartbeats" in query else app).stats()
         told = {each.name: getattr(stats, each.name) for each in fields(stats)}
         threads = [thread.name for thread in threading.enumerate()]
         return answer(start_response, json.dumps({**told, "ended": dict(stats.ended), "threads": threads}).encode())
@@ -85,3 +98,4 @@ def sources(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
 
 
 app = SSEMiddleware(sources, memory=AMPLE)
+app_with_heartbeats = SSEMiddleware(sources, heartbeat=HEARTBEAT, memory=AMPLE)

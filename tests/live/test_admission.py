@@ -13,7 +13,20 @@ import pytest
 
 from .client import PATIENCE, Connection, Headers, TooLate
 from .conftest import WRAPPED, Measure, Start
-from .serving import ANNOUNCED, CLIENTS, EVENT_SOURCE, GEVENT, UNANNOUNCED, Kind, Server, gunicorn, new_key, uvicorn, waitress
+from .serving import (
+    ANNOUNCED,
+    CLIENTS,
+    EVENT_SOURCE,
+    GEVENT,
+    UNANNOUNCED,
+    Kind,
+    Server,
+    gunicorn,
+    new_key,
+    play_target,
+    uvicorn,
+    waitress,
+)
 from .steps import event, wait_for_the_end
 
 pytestmark = pytest.mark.live
@@ -146,3 +159,19 @@ def test_each_preloaded_worker_counts_its_own_streams(serve: Start) -> None:
             stats = stats_of(server)
         assert {stream.header("X-Process") for stream in streams} == {str(worker.pid)}
         assert (stats["open_announced"], stats["most_streams"], stats["refused"]) == (6, 6, 1)
+
+
+def test_the_seventh_tab_of_one_user_is_refused_until_another_is_closed(serve: Start) -> None:
+    server = serve(gunicorn("gthread", "--threads", "32"), "live.applications:app_for_six_tabs")
+    user, other = [*EVENT_SOURCE, ("X-User", "one")], [*EVENT_SOURCE, ("X-User", "two")]
+    tabs = fill(server, 6, user)
+    assert b"hello" not in server.get(play_target(*SILENT), user).body
+    assert server.get(play_target(*SILENT), [*ANNOUNCED, ("X-User", "one")]).status == 503
+    fill(server, 6, other)
+    fill(server, 3)  # without a key
+    tabs[0].leave()
+    deadline = time.monotonic() + PATIENCE
+    while b"hello" not in (again := server.open(*SILENT, headers=user)).read_for(0.5):
+        assert time.monotonic() < deadline
+        again.leave()
+    assert b"hello" not in server.get(play_target(*SILENT), user).body

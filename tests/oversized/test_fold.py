@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import tracemalloc
 from collections.abc import Callable, Iterable
 from itertools import pairwise
 
@@ -323,6 +324,36 @@ def test_time_is_linear_in_the_length_of_the_event(shape: str, size: int) -> Non
         return lambda: fold(blocks, over=1024, width=1024)
 
     assert is_linear(work_of, n)
+
+
+@pytest.mark.parametrize("line_end", [b"\n", b"\r\n", b"\r"], ids=repr)
+def test_time_is_linear_in_fields_whose_names_begin_like_data(line_end: bytes) -> None:
+    def work_of(n: int) -> Callable[[], object]:
+        stream = line_end.join((b"data: [1,", *[b"datax: 1"] * n))
+        return lambda: fold([stream], over=10**6, width=1024)
+
+    assert is_linear(work_of, 2000)
+
+
+@pytest.mark.parametrize("token", [b'"' + b"x" * 5_000_000 + b'"', b"1" * 5_000_000], ids=["string", "number"])
+@pytest.mark.parametrize("behind", [b"]\n\n", b"", b", 2]\n\n"], ids=["the end", "nothing yet", "more"])
+def test_a_long_token_leaves_in_pieces_and_is_not_copied_whole(token: bytes, behind: bytes) -> None:
+    block = b"data: [1, " + token + behind
+    folding = Folding(over=61440, width=61440)
+    tracemalloc.start()
+    try:
+        sizes = [len(piece) for piece in folding.feed(block)]
+        assert tracemalloc.get_traced_memory()[1] < 1_000_000
+    finally:
+        tracemalloc.stop()
+    assert sum(sizes) >= len(token)
+
+
+def test_the_pieces_of_a_long_string_are_cut_at_characters() -> None:
+    block = 'data: ["{}"]\n\n'.format("aä€𝄞" * 100_000).encode()
+    pieces = fold([block], over=61440, width=61440)
+    assert len(pieces) > 5
+    assert "".join(piece.decode() for piece in pieces).replace("\ndata: ", "") == block.decode()
 
 
 @pytest.mark.parametrize(

@@ -96,6 +96,44 @@ def test_what_waits_is_little_in_memory_too() -> None:
         tracemalloc.stop()
 
 
+ENDLESS = {  # how it begins, and how often which bytes come
+    "many id lines": (b"", 200_000, b"id: 7\n"),
+    "an id line": (b"id:", 2_000_000, b"7"),
+    "a type line": (b"event:", 2_000_000, b"7"),
+}
+
+
+@pytest.mark.parametrize("fields", ENDLESS)
+@pytest.mark.parametrize("at_once", [100, 20_000])
+def test_an_event_that_leaves_in_pieces_holds_little_of_its_other_fields(fields: str, at_once: int) -> None:
+    first, times, what = ENDLESS[fields]
+    fragmenting = Fragmenting(over=262144, size=65536)
+    for _ in fragmenting.feed(b"data: " + b"x" * 300_000 + b"\n" + first):
+        pass
+    tracemalloc.start()
+    try:
+        for _ in range(times // at_once):
+            assert b"".join(fragmenting.feed(what * at_once)) == b""
+        assert tracemalloc.get_traced_memory()[1] < 700_000
+    finally:
+        tracemalloc.stop()
+
+
+def test_of_several_ids_the_last_that_counts_is_sent() -> None:
+    stream = b"id: 1\nid: 2\nid: 3\0\n" + TEXT
+    assert fragment([stream])[-1] == PIECES[-1][:-1] + b"id: 2\n\n"
+    assert [event.id for event in read_events([stream])] == ["2"]
+
+
+@pytest.mark.parametrize("size", [1000, 10**9], ids=["in blocks of 1 KB", "whole"])
+def test_an_id_that_no_header_can_carry_is_left_out_and_a_type_as_long_is_cut(size: int) -> None:
+    stream = b"data: " + b"x" * 30 + b"\nid: 1\nid: %b\nevent: %b\ndata: the end\n\n" % (b"2" * 70_000, b"3" * 70_000)
+    blocks = [stream[at : at + size] for at in range(0, len(stream), size)]
+    [event] = joined(fragment(blocks))
+    assert (event.data, event.id) == ("x" * 30 + "\nthe end", "1")
+    assert event.event == "3" * (65536 - len("event: "))
+
+
 def test_a_lf_that_belongs_to_a_cr_before_it_stays_with_it() -> None:
     blocks = [b"data: " + b"x" * 30 + b"\r\n\r", b"\nid: 2\ndata: 1\n\n"]
     assert b"".join(fragment(blocks)).endswith(b"x\n\nid: 2\ndata: 1\n\n")

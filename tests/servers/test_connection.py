@@ -117,6 +117,37 @@ def test_a_closed_connection_is_gone_and_no_other_is_taken_for_it(pair: Pair) ->
             os.close(number)
 
 
+def test_a_number_that_others_have_closed_is_gone_and_no_other_client_is_taken_for_it(tcp: Pair) -> None:
+    server, _client = tcp
+    connection, number = Connection(server), server.fileno()
+    assert (connection.is_lost, connection.state()) == (False, "open")
+    os.closerange(number, number + 1)
+    assert (connection.is_lost, connection.state()) == (True, "gone")
+    new_server, new_client = tcp_pair()
+    with new_server, new_client:
+        assert number in (new_server.fileno(), new_client.fileno())
+        assert (connection.fileno(), connection.state()) == (-1, "gone")
+        assert not connection.is_writable()
+        assert connection.progress() is None
+        for act in (connection.hold_little, connection.restore, connection.cut, connection.disown, connection.close):
+            act()
+        assert server.fileno() == -1  # the server can neither write to it nor close it
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            server.sendall(b"data: 1\n\n")
+        new_server.sendall(b"data: 2\n\n")
+        assert new_client.recv(100) == b"data: 2\n\n"
+
+
+def test_a_number_that_is_still_its_own_is_not_taken_away(pair: Pair) -> None:
+    server, client = pair
+    connection = Connection(server)
+    connection.disown()
+    client.close()
+    assert is_soon(connection, "gone", "half closed")
+    connection.disown()
+    assert server.fileno() >= 0
+
+
 def test_a_server_that_closes_by_itself_is_asked(pair: Pair) -> None:
     server, _ = pair
     is_closed: list[bool] = []
