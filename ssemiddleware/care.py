@@ -49,6 +49,11 @@ class Care:
         return self.service.round
 
     @property
+    def is_done(self) -> bool:
+        """Whether the server has let go of the stream."""
+        return self.service.is_done
+
+    @property
     def ending(self) -> str | None:
         """The reason for which the stream ends as soon as it may."""
         return self.service.ending

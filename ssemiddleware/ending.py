@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
@@ -43,11 +44,14 @@ class Round:
     that concerns each stream. For the watcher.
     """
 
-    __slots__ = ("_each", "_is_drained", "is_served", "looked_at", "pool", "process", "sign", "stopping_since")
+    __slots__ = (
+        "_each", "_is_drained", "_last_bytes", "is_served", "looked_at", "pool", "process", "sign", "stopping_since",
+    )  # fmt: skip
 
     def __init__(self, is_drained: Callable[[], object], each: Callable[[float], bool]) -> None:
         self._is_drained = is_drained
         self._each = each
+        self._last_bytes: deque[Callable[[], bool]] = deque()  # of streams that ended while the process stops
         self.looked_at = 0.0  # the watcher's clock, in seconds
         self.process = os.getpid()
         self.is_served = False  # by a server that is known, so that what it shows of the process has been asked
@@ -66,6 +70,24 @@ class Round:
         if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
             self.stopping_since = now
         return self._each(now) or self.stopping_since is not None
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the process stops, also before the watcher has seen it."""
+        return self.stopping_since is not None or bool(self._is_drained())
+
+    def note_close(self, server: Server) -> None:
+        """Note that a stream is closed while the process stops. On the server's thread."""
+        last_bytes = server.last_bytes()
+        if last_bytes is not None:
+            self._last_bytes.append(last_bytes)
+
+    @property
+    def have_last_bytes_left(self) -> bool:
+        """Whether the server has sent what it writes behind the streams that were closed while the process stops."""
+        while self._last_bytes and self._last_bytes[0]():
+            self._last_bytes.popleft()
+        return not self._last_bytes
 
     @property
     def is_grace_over(self) -> bool:

@@ -15,6 +15,7 @@ from __future__ import annotations
 import functools
 import logging
 import os
+import time
 from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -23,13 +24,13 @@ from .care import Care
 from .ending import RAISED, REFUSED, Round
 from .handle import Stream, run_all
 from .memory import MemoryGovernor
-from .options import Options
+from .options import Options, check, is_seconds_to_wait
 from .oversized import Fold, Fragment
 from .oversized.steps import OversizedSteps
 from .refusing import RETRY, Refusals
 from .request import Request, accepts_event_stream
 from .response import Headers, amend, has_body, is_encoded
-from .servers import find_server
+from .servers import find_server, stop_worker
 from .service import Service
 from .source import Sources
 from .start import Start
@@ -48,6 +49,7 @@ _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
 _MOST_LOGGED = 100  # subjects of which a line is logged: clients choose the paths
+_LOOK_EVERY = 0.01  # seconds, while a drain waits
 _REFUSED_FOR = 3000  # milliseconds, where the reconnection time is left to the browser
 
 
@@ -172,14 +174,33 @@ class SSEMiddleware:
         """Return what the streams of this process carry and have carried, as numbers. Callable from any thread."""
         return self._admission.stats(sources_left=len(self._sources.left))
 
-    def drain(self) -> None:
+    def drain(self, wait: float | None = None) -> bool:
         """End all streams of this process, and those to come: whole events, a ``retry:`` for an EventSource, a clean end.
 
-        Answers to other clients may be finite, so they run to their own end, or to the server's. For a server that tells its
-        application before it stops; under gunicorn nothing needs to be called. Callable from any thread and from a signal
-        handler. There is no way back: it is meant for a process that stops.
+        Return whether the last bytes of all of them have been handed to the kernel. *wait*: seconds to wait for that, None for
+        none. Answers to other clients may be finite, so they run to their own end, or to the server's.
+
+        For a server that lets its application know before it stops; `docs/servers.md` has the recipes, and under gunicorn
+        nothing needs to be called. Callable from any thread; without *wait* from a signal handler too. A thread that serves a
+        stream must not wait: that stream would wait for it. There is no way back: it is meant for a process that stops.
         """
+        check("wait", wait, is_seconds_to_wait, "a number of seconds from 0, or None")
         self._drained.append(True)
+        stop_worker()
+        deadline = time.monotonic() + (wait or 0)
+        while not (is_over := self._is_drained()) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY)
+        return is_over
+
+    def _is_drained(self) -> bool:
+        """Tell whether no stream is open, and nothing is left to be sent of any."""
+        if self._admission.open:
+            return False
+        process = os.getpid()
+        of_process = self._rounds.get(process)
+        if of_process is None:
+            return True
+        return not watcher(process).has_streams(of_process) and of_process.have_last_bytes_left
 
     # -- what a `Start` asks
 

@@ -64,6 +64,11 @@ def _is_positive(value: object) -> bool:
     return isinstance(value, (int, float)) and not isinstance(value, bool) and 0 < value < math.inf
 
 
+def is_seconds_to_wait(value: object) -> bool:
+    """Tell whether *value* is a finite number of seconds, 0 or None."""
+    return value is None or value == 0 or _is_positive(value)
+
+
 def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_right(value)
 

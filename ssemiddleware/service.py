@@ -255,6 +255,8 @@ class Service:
         connection, self.connection = self.connection, None
         self._write = None
         self.outside.forget()
+        if not is_forked and self.round.is_stopping:
+            self.round.note_close(self.server)
         if connection is not None and not is_forked:
             if self.round.stopping_since is not None:  # gunicorn would wait 2 s for each kept-alive connection
                 connection.shutdown(socket.SHUT_RD)

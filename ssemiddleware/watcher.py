@@ -47,6 +47,10 @@ class Watched(Protocol):
         """The reason for which the stream ends as soon as it may."""
 
     @property
+    def is_done(self) -> bool:
+        """Whether the server has let go of the stream."""
+
+    @property
     def connection(self) -> Connection | None:
         """The client's connection, as long as there is one."""
 
@@ -100,6 +104,10 @@ class Watcher:
                 stream.round.looked_at = math.inf
                 with contextlib.suppress(queue.Empty):
                     self._inbox.get_nowait()
+
+    def has_streams(self, asked: Asked) -> bool:
+        """Tell whether any stream of that round may not have been let go of. From any thread."""
+        return not self._inbox.empty() or any(stream.round is asked and not stream.is_done for stream in self._streams.copy())
 
     def run(self, callbacks: list[Callback]) -> None:
         """Have *callbacks* called on the one thread for all streams, so that none that blocks stops the watcher."""

@@ -55,6 +55,7 @@ class Stream:
         self.failed = 0
         self.error: BaseException | None = None
         self.is_due_raises = False
+        self.is_done = False
 
     def is_due(self, now: float) -> bool:
         if self.is_due_raises:

@@ -125,6 +125,13 @@ class Server:
         """Return the server's threads, None where there are none or no stand-in can be lent. On the server's thread."""
         return None
 
+    def last_bytes(self) -> Callable[[], bool] | None:
+        """Return what tells whether the bytes that this server writes after the iterable's ``close()`` have left.
+
+        None where it writes everything before. Called on the server's thread, in that ``close()``; asked from any thread.
+        """
+        return None
+
     def threads(self) -> int | None:
         """Return how many requests this process answers at a time, None where that is no number of threads."""
         return None
