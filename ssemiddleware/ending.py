@@ -13,13 +13,19 @@ if TYPE_CHECKING:
 
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
-DRAIN, MEMORY, REFUSED, FAILED = "drain", "memory", "refused", "failed"
-REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, MEMORY, REFUSED, FAILED)
+DRAIN, MEMORY, LEASE, REFUSED, FAILED = "drain", "memory", "lease", "refused", "failed"
+REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, MEMORY, LEASE, REFUSED, FAILED)
 
-# Seconds that the event under way may take to end, once its stream has to: a process that stops has few.
-FINISH_EVENT_WITHIN = {DRAIN: 0.3, MEMORY: 2.0}
+# Seconds that the event under way may take to end, once its stream has to.
+_FINISH_EVENT_WITHIN = 2.0
+_FINISH_EVENT_WITHIN_AT_STOP = 0.3  # a process that stops has few
 LEAVE_WHOLE_FOR = 0.2  # seconds in which what the application has yielded still leaves; then the first event's end is the last
 WAKE_WITHIN = 0.1  # seconds that an application has to end its stream by itself, before that is done from outside
+
+
+def finish_event_within(reason: str) -> float:
+    """Return for how many seconds the event under way may go on in a stream that has to end for *reason*."""
+    return _FINISH_EVENT_WITHIN_AT_STOP if reason == DRAIN else _FINISH_EVENT_WITHIN
 
 
 class StreamBroken(ConnectionAbortedError):

@@ -74,9 +74,10 @@ class SSEMiddleware:
     *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
     None leaves every byte as it is, and logs the first line that is too long for some readers.
 
-    *send_deadline*: close a stream whose client has read nothing for this many seconds; None for never. *retry*: milliseconds
-    that an EventSource waits before it reconnects to a stream that we ended, from three quarters to one and a half of it; None
-    leaves it to the browser (3 or 5 s for all of them at once).
+    *send_deadline*: close a stream whose client has read nothing for this many seconds; None for never. *lease*: end an
+    EventSource's stream after this many seconds, 10 % more or less; it reconnects by itself. None for never. *retry*:
+    milliseconds that an EventSource waits before it reconnects to a stream that we ended, from three quarters to one and a half
+    of it; None leaves it to the browser (3 or 5 s for all of them at once).
 
     Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
     """
@@ -105,6 +106,7 @@ class SSEMiddleware:
         on_refused: WSGIApplication | None = None,
         oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
         send_deadline: float | None = 60.0,  # as long as nginx gives a client between two reads
+        lease: float | None = None,  # a connection may stay for as long as its client does
         retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
         **unknown: NoReturn,
     ) -> None:
@@ -113,7 +115,8 @@ class SSEMiddleware:
             raise TypeError(f"unknown option {given}; the options are {', '.join(_DEFAULTS)}")
         options = Options(
             application=application, announced=announced, heartbeat=heartbeat, max_block=max_block, memory=memory,
-            max_streams=max_streams, on_refused=on_refused, oversized=oversized, send_deadline=send_deadline, retry=retry,
+            max_streams=max_streams, on_refused=on_refused, oversized=oversized, send_deadline=send_deadline,
+            lease=lease, retry=retry,
         )  # fmt: skip
         admission = Admission(
             limit=self._limit,
@@ -244,7 +247,7 @@ class SSEMiddleware:
 
     def refuse(self, request: Request, handle: Stream, start_response: StartResponse) -> Iterable[bytes]:
         """Answer in place of a stream that gets no place."""
-        run_all(handle.end(REFUSED))
+        run_all(handle.finish(REFUSED))
         self._log_once(
             "refused",
             f"refused {request.path!r}: {self._admission.open} event streams are open (max_streams), or memory is critical; "

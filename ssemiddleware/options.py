@@ -29,6 +29,7 @@ class Options:
     on_refused: WSGIApplication | None
     oversized: Oversized | None
     send_deadline: float | None
+    lease: float | None
     retry: int | None
 
     def __post_init__(self) -> None:
@@ -87,5 +88,6 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option ma
     "on_refused": (_or_none(callable), "a WSGI application (a callable) or None"),
     "oversized": (lambda value: _reshapes_of(value) is not None, "Fold(...), Fragment(...), a list with one of each, or None"),
     "send_deadline": _SECONDS_OR_NONE,
+    "lease": _SECONDS_OR_NONE,
     "retry": (_or_none(_is_whole(1)), "a positive whole number of milliseconds or None"),
 }
