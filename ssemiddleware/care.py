@@ -6,6 +6,7 @@ waits: without the baton it is tried again at the next tick.
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 from collections.abc import Callable
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from .servers.server import StartThread
     from .service import Run, Service
 
+_log = logging.getLogger("ssemiddleware")
+
 OPEN_AFTER = 0.5  # seconds of silence: an application that fails at once still answers 500, and a quick one pays nothing
 _KEPT_AFTER = 1.0  # seconds for which an application may keep its thread once its client is gone
 _LEASE_JITTER = (0.9, 1.1)  # so that streams that began together do not reconnect together
+_SHORT_LEASE = 10.0  # seconds, of a stream that holds up other requests; a reconnection takes about 3
 _LOOK_EVERY = 15.0  # seconds between two looks at a stream with which nothing happens
 
 
@@ -200,10 +204,24 @@ class Care:
         return LEASE if now >= self._lease_ends and service.wire is not None else None
 
     def _end_of_lease(self) -> float:
-        lease = self.service.options.lease
-        if lease is None or not self.service.is_event_source:
+        service = self.service
+        if not service.is_event_source:
             return math.inf
-        return self.service.place.began + lease * random.uniform(*_LEASE_JITTER)
+        lease = math.inf if service.options.lease is None else service.options.lease
+        if service.server.holds_up_others():
+            lease = min(lease, _SHORT_LEASE)
+            self._tell_of_short_lease()
+        return service.place.began + lease * random.uniform(*_LEASE_JITTER)
+
+    def _tell_of_short_lease(self) -> None:
+        if not self.service.round.has_told_of_short_lease:
+            self.service.round.has_told_of_short_lease = True
+            _log.warning(
+                "over HTTP/2 this server answers the requests of one connection one after another, so that an event stream "
+                "holds up all others of its browser: an EventSource's stream ends after %d s. Let a proxy speak HTTP/2, and "
+                "this server HTTP/1.1",
+                _SHORT_LEASE,
+            )
 
     def _end_from_outside(self, now: float) -> None:
         """End a stream whose application stays silent."""
@@ -216,6 +234,8 @@ class Care:
             is_at_end = service.is_event_source and wire.takes_end
             if is_at_end and writer is not None and writer.end(service.last_words()):
                 service.baton.is_over = True
+            elif service.ending != DRAIN and service.server.holds_up_others():
+                pass  # the connection is that of other requests too, which are answered as soon as the application yields
             elif service.connection is not None and (waited >= finish_event_within(str(service.ending)) or wire.takes_end):
                 self._cut_from_outside()  # without a connection it is broken off when the application yields
         except BaseException:

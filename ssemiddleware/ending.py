@@ -51,13 +51,15 @@ class Round:
     """
 
     __slots__ = (
-        "_each", "_is_drained", "_last_bytes", "is_served", "looked_at", "pool", "process", "sign", "stopping_since",
+        "_each", "_is_drained", "_last_bytes", "has_told_of_short_lease", "is_served", "looked_at", "pool", "process", "sign",
+        "stopping_since",
     )  # fmt: skip
 
     def __init__(self, is_drained: Callable[[], object], each: Callable[[float], bool]) -> None:
         self._is_drained = is_drained
         self._each = each
         self._last_bytes: deque[Callable[[], bool]] = deque()  # of streams that ended while the process stops
+        self.has_told_of_short_lease = False
         self.looked_at = 0.0  # the watcher's clock, in seconds
         self.process = os.getpid()
         self.is_served = False  # by a server that is known, so that what it shows of the process has been asked

@@ -1007,3 +1007,39 @@ def test_a_response_that_has_not_begun_when_its_lease_is_over_ends_as_soon_as_it
     exchange = Exchange(script(20.0, EVENT, EVENT, is_lazy=True), EVENT_SOURCE, lease=10, retry=1000)
     exchange.rest()
     assert exchange.stream.reason == "lease"
+
+
+# -- where a stream holds up the other requests of its connection
+
+
+def test_a_stream_that_holds_up_others_has_a_short_lease_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange(script(*every(0.5, EVENT, times=60)), EVENT_SOURCE, holds_up_others=True, can_write=False, retry=1000)
+    began = exchange.clock.now
+    exchange.rest()
+    assert 8.5 < exchange.clock.now - began < 12
+    assert exchange.stream.reason == "lease"
+    assert is_retry(exchange.client.received[-1])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("over HTTP/2 this server answers the requests of one connection one after another")
+
+
+def test_its_connection_is_not_cut_while_its_application_is_silent() -> None:
+    exchange = Exchange(script(EVENT, 60.0, EVENT, EVENT), EVENT_SOURCE, holds_up_others=True, can_write=False, retry=1000)
+    exchange.rest()
+    assert exchange.client.body.startswith(HEARTBEAT + EVENT)
+    assert is_retry(exchange.client.received[-1])
+    assert not {"cut", "close", "reset on close"} & set(exchange.client.done)
+
+
+def test_a_shorter_lease_stays(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange(script(*every(0.5, EVENT, times=60)), EVENT_SOURCE, holds_up_others=True, lease=5)
+    began = exchange.clock.now
+    exchange.rest()
+    assert 4 < exchange.clock.now - began < 6.5
+    assert len(caplog.records) == 1
+
+
+def test_the_answer_to_any_other_client_holds_up_others_for_as_long_as_it_takes() -> None:
+    exchange = Exchange(script(*every(0.5, EVENT, times=60)), FETCH, holds_up_others=True, can_write=False)
+    exchange.rest()
+    assert exchange.stream.reason == "application ended"

@@ -110,6 +110,10 @@ class Server:
         """Return the client's connection, None where the server does not show it."""
         return None
 
+    def holds_up_others(self) -> bool:
+        """Tell whether the requests of one connection are answered one after another, and a browser sends all over one."""
+        return False
+
     def writer(self, write: object) -> Writer | None:  # noqa: ARG002  (for the subclasses)
         """Return how to write to the client; *write* is what the server's ``start_response`` has returned.
 
