@@ -34,6 +34,7 @@ from .servers import find_server, stop_worker
 from .service import Service
 from .source import Sources
 from .start import Start
+from .starting_line import starting_lines
 from .stats import Stats
 from .stream import EventStream
 from .watcher import watcher
@@ -265,9 +266,15 @@ class SSEMiddleware:
         round_of_process = self._rounds.get(process)
         if round_of_process is not None:
             return round_of_process
-        self._limit_streams(server.threads())
+        threads = server.threads()
+        self._limit_streams(threads)
         drained: list[bool] = self._drained
-        return self._rounds.setdefault(process, Round(functools.partial(bool, drained), self._admission.relieve))
+        made = Round(functools.partial(bool, drained), self._admission.relieve)
+        round_of_process = self._rounds.setdefault(process, made)
+        if round_of_process is made:  # else another thread was faster
+            for level, line in starting_lines(server, threads=threads, limit=self._limit(), heartbeat=self.options.heartbeat):
+                _log.log(level, line)
+        return round_of_process
 
     def _limit(self) -> int | None:
         return self.options.max_streams or self._limits.get(os.getpid())
@@ -279,13 +286,6 @@ class SSEMiddleware:
             return
         limit = self._limits[os.getpid()] = max(1, threads - max(1, threads // 4))
         self._admission.expect(limit)
-        if threads == 1:
-            _log.info("one event stream at a time takes the only thread of this process: give the server more threads")
-            return
-        _log.info(
-            f"at most {limit} event streams at a time in this process, so that {threads - limit} of its {threads} threads "
-            "stay free for other requests; max_streams= sets another number"
-        )
 
     def _log_kept(self, path: str) -> None:
         self._log_once(

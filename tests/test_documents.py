@@ -379,7 +379,7 @@ SERVERS = r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot|a2wsgi|hypercorn
 LEVELS = [
     {"event_stream", "memory", "servers", "baton", "ending", "source"},
     {"handle", "oversized", "request", "response", "stats"},
-    {"admission", "options", "reading", "refusing", "start", "watcher", "wire"},
+    {"admission", "options", "reading", "refusing", "start", "starting_line", "watcher", "wire"},
     {"outside"},
     {"service", "testing"},
     {"care", "stream"},

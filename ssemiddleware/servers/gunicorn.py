@@ -69,6 +69,19 @@ class Gunicorn(Server):
     )
     why_no_writer = f"HTTP/2; or {CHANGED_OUTSIDE}; or a request's body is still to be read over TLS"
 
+    more_threads = "use --worker-class gthread --threads 100, or gevent"
+
+    @property
+    def label(self) -> str:
+        """gunicorn, and the class of this process's worker."""
+        worker = find_worker()
+        return self.name if worker is None else f"{self.name}, {type(worker).__name__}"
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether the request came over HTTP/1."""
+        return not self.holds_up_others()
+
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
         """Tell whether gunicorn made the environ."""

@@ -97,6 +97,8 @@ class Server:
     can_open: ClassVar[bool] = True  # its writer's first write sends the headers; False: a block of the stream must leave first
     why_no_writer: ClassVar[str] = "the server is not known"  # for the log
     can_start_threads: ClassVar[bool] = True
+    more_threads: ClassVar[str] = "give the server more threads"  # how, for the log
+    how_to_heartbeat: ClassVar[str] = 'Yield b"" from time to time: it becomes a heartbeat when one is due'  # without a writer
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.environ = environ
@@ -105,6 +107,16 @@ class Server:
     def recognises(environ: WSGIEnvironment) -> bool:  # noqa: ARG004  (for the subclasses)
         """Tell by the environ whether a request is this server's. Cheap: asked for each stream."""
         return False
+
+    @property
+    def label(self) -> str:
+        """What the log calls the server, and its worker."""
+        return self.name or "an unknown server"
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether `writer` gives one for an event stream that nothing outside of us changes."""
+        return type(self).writer is not Server.writer
 
     def connection(self) -> Connection | None:
         """Return the client's connection, None where the server does not show it."""
