@@ -6,11 +6,13 @@ waits: without the baton it is tried again at the next tick.
 
 from __future__ import annotations
 
+import logging
 import math
+import random
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
-from .ending import CLIENT_GONE, DRAIN, FAILED, FINISH_EVENT_WITHIN, MEMORY, SEND_DEADLINE, WAKE_WITHIN, Round
+from .ending import CLIENT_GONE, DRAIN, FAILED, LEASE, MEMORY, SEND_DEADLINE, WAKE_WITHIN, Round, finish_event_within
 from .event_stream import HEARTBEAT
 
 if TYPE_CHECKING:
@@ -18,9 +20,13 @@ if TYPE_CHECKING:
     from .servers.server import StartThread
     from .service import Run, Service
 
+_log = logging.getLogger("ssemiddleware")
+
 OPEN_AFTER = 0.5  # seconds of silence: an application that fails at once still answers 500, and a quick one pays nothing
 _KEPT_AFTER = 1.0  # seconds for which an application may keep its thread once its client is gone
 _RESTS_FOR = 1.0  # seconds at most between two looks at whether something has left; a sixteenth of `heartbeat` if that is less
+_LEASE_JITTER = (0.9, 1.1)  # so that streams that began together do not reconnect together
+_SHORT_LEASE = 10.0  # seconds, of a stream that holds up other requests; a reconnection takes about 3
 _LOOK_EVERY = 15.0  # seconds between two looks at a stream with which nothing happens
 
 
@@ -31,7 +37,7 @@ class Care:
     """
 
     __slots__ = (
-        "_connection_ended", "_due", "_kept", "_kept_since", "_progress", "_progress_since", "_seen", "_start",
+        "_connection_ended", "_due", "_kept", "_kept_since", "_lease_ends", "_progress", "_progress_since", "_seen", "_start",
         "rests_until", "service",
     )  # fmt: skip
 
@@ -45,11 +51,17 @@ class Care:
         self._progress_since = 0.0
         self._connection_ended: State = "open"
         self._kept_since: float | None = None
+        self._lease_ends: float | None = None  # None before the first look
 
     @property
     def round(self) -> Round:
         """What is asked once a tick for this stream and others."""
         return self.service.round
+
+    @property
+    def is_done(self) -> bool:
+        """Whether the server has let go of the stream."""
+        return self.service.is_done
 
     @property
     def ending(self) -> str | None:
@@ -68,7 +80,7 @@ class Care:
         if service.is_done:
             return False
         if service.has_vanished:
-            run(service.handle.end(CLIENT_GONE))
+            run(service.handle.finish(CLIENT_GONE))
             service.connection = None  # which may be another client's by now
             service.let_go()
             return False
@@ -125,6 +137,8 @@ class Care:
         due = now + (_LOOK_EVERY if deadline is None else min(_LOOK_EVERY, deadline / 4))
         if not service.baton.is_free and deadline is not None:
             due = min(due, now + min(1.0, deadline / 4))
+        if self._lease_ends is not None:
+            due = min(due, self._lease_ends)
         if service.baton.is_free and service.outside.is_mute:  # until the application yields, which is seen
             return due
         return min(due, max(now, service.silent_since + self._speaks_after))
@@ -160,7 +174,7 @@ class Care:
         if state == "gone" or service.is_event_source:  # any other client may have half-closed, and still read
             service.baton.is_over = True
             service.is_quick = False
-        run(service.handle.end(CLIENT_GONE))
+        run(service.handle.finish(CLIENT_GONE))
 
     @property
     def watches_connection(self) -> bool:
@@ -170,16 +184,49 @@ class Care:
 
     def _see_whether_ending(self, now: float, run: Run) -> None:
         service = self.service
-        stopping_since = service.round.stopping_since
-        if service.ending is None and (stopping_since is not None or service.place.must_end):
-            if stopping_since is not None:
-                service.handle.begin_closing()
-            if stopping_since is None or service.is_event_source or service.round.is_grace_over:
-                service.ending_since, service.ending = now, DRAIN if stopping_since is not None else MEMORY
-                service.is_quick = False  # before an application that is woken yields its next block
-                run(service.handle.end(service.ending))
+        reason = self._why_it_must_end(now) if service.ending is None else None
+        if reason is not None:
+            service.ending_since, service.ending = now, reason
+            service.is_quick = False  # before an application that is woken yields its next block
+            run(service.handle.finish(reason))
         if service.ending is not None:
             service.is_quick = False
+
+    def _why_it_must_end(self, now: float) -> str | None:
+        service = self.service
+        if service.round.stopping_since is not None:
+            service.handle.begin_closing()
+            if service.is_event_source or service.round.is_grace_over:
+                return DRAIN
+            return service.handle.told_to_end
+        if service.handle.told_to_end is not None:
+            return service.handle.told_to_end
+        if service.place.must_end:
+            return MEMORY
+        if self._lease_ends is None:
+            self._lease_ends = self._end_of_lease()
+        # What has not been started may turn out to be no stream.
+        return LEASE if now >= self._lease_ends and service.wire is not None else None
+
+    def _end_of_lease(self) -> float:
+        service = self.service
+        if not service.is_event_source:
+            return math.inf
+        lease = math.inf if service.options.lease is None else service.options.lease
+        if service.server.holds_up_others():
+            lease = min(lease, _SHORT_LEASE)
+            self._tell_of_short_lease()
+        return service.place.began + lease * random.uniform(*_LEASE_JITTER)
+
+    def _tell_of_short_lease(self) -> None:
+        if not self.service.round.has_told_of_short_lease:
+            self.service.round.has_told_of_short_lease = True
+            _log.warning(
+                "over HTTP/2 this server answers the requests of one connection one after another, so that an event stream "
+                "holds up all others of its browser: an EventSource's stream ends after %d s. Let a proxy speak HTTP/2, and "
+                "this server HTTP/1.1",
+                _SHORT_LEASE,
+            )
 
     def _end_from_outside(self, now: float) -> None:
         """End a stream whose application stays silent."""
@@ -192,7 +239,9 @@ class Care:
             is_at_end = service.is_event_source and wire.takes_end
             if is_at_end and writer is not None and writer.end(service.last_words()):
                 service.baton.is_over = True
-            elif service.connection is not None and (waited >= FINISH_EVENT_WITHIN[str(service.ending)] or wire.takes_end):
+            elif service.ending != DRAIN and service.server.holds_up_others():
+                pass  # the connection is that of other requests too, which are answered as soon as the application yields
+            elif service.connection is not None and (waited >= finish_event_within(str(service.ending)) or wire.takes_end):
                 self._cut_from_outside()  # without a connection it is broken off when the application yields
         except BaseException:
             self._cut_from_outside()
@@ -251,7 +300,7 @@ class Care:
             elif self._progress is None or progress.has_moved_since(self._progress):
                 self._progress, self._progress_since = progress, now
             elif now - self._progress_since >= deadline and service.connection is not None:
-                run(service.handle.end(SEND_DEADLINE))
+                run(service.handle.finish(SEND_DEADLINE))
                 service.baton.is_over = True
                 service.connection.cut()
         finally:
@@ -282,4 +331,4 @@ class Care:
                 self._cut_from_outside()
             finally:
                 service.baton.let_go()
-        run(service.handle.end(FAILED))
+        run(service.handle.finish(FAILED))

@@ -4,21 +4,28 @@ from __future__ import annotations
 
 import errno
 import os
+from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ClassVar
 
 if TYPE_CHECKING:
     from .servers.server import Pool, Server, StopSign
 
 # Reasons for which a stream ends.
 ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE = "application ended", "application raised", "client gone", "send deadline"
-DRAIN, MEMORY, REFUSED, FAILED = "drain", "memory", "refused", "failed"
-REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, MEMORY, REFUSED, FAILED)
+DRAIN, MEMORY, LEASE, REFUSED, FAILED = "drain", "memory", "lease", "refused", "failed"
+REASONS = (ENDED, RAISED, CLIENT_GONE, SEND_DEADLINE, DRAIN, MEMORY, LEASE, REFUSED, FAILED)
 
-# Seconds that the event under way may take to end, once its stream has to: a process that stops has few.
-FINISH_EVENT_WITHIN = {DRAIN: 0.3, MEMORY: 2.0}
+# Seconds that the event under way may take to end, once its stream has to.
+_FINISH_EVENT_WITHIN = 2.0
+_FINISH_EVENT_WITHIN_AT_STOP = 0.3  # a process that stops has few
 LEAVE_WHOLE_FOR = 0.2  # seconds in which what the application has yielded still leaves; then the first event's end is the last
 WAKE_WITHIN = 0.1  # seconds that an application has to end its stream by itself, before that is done from outside
+
+
+def finish_event_within(reason: str) -> float:
+    """Return for how many seconds the event under way may go on in a stream that has to end for *reason*."""
+    return _FINISH_EVENT_WITHIN_AT_STOP if reason == DRAIN else _FINISH_EVENT_WITHIN
 
 
 class StreamBroken(ConnectionAbortedError):
@@ -43,11 +50,19 @@ class Round:
     that concerns each stream. For the watcher.
     """
 
-    __slots__ = ("_each", "_is_drained", "is_served", "looked_at", "pool", "process", "sign", "stopping_since")
+    __slots__ = (
+        "_each", "_ends_told", "_is_drained", "_last_bytes", "has_told_of_short_lease", "is_served", "looked_at", "pool",
+        "process", "sign", "stopping_since",
+    )  # fmt: skip
+
+    ends_told: ClassVar[int] = 0  # another number once an application has told a stream to end
 
     def __init__(self, is_drained: Callable[[], object], each: Callable[[float], bool]) -> None:
         self._is_drained = is_drained
+        self._ends_told = Round.ends_told
         self._each = each
+        self._last_bytes: deque[Callable[[], bool]] = deque()  # of streams that ended while the process stops
+        self.has_told_of_short_lease = False
         self.looked_at = 0.0  # the watcher's clock, in seconds
         self.process = os.getpid()
         self.is_served = False  # by a server that is known, so that what it shows of the process has been asked
@@ -65,7 +80,26 @@ class Round:
         self.looked_at = now
         if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
             self.stopping_since = now
-        return self._each(now) or self.stopping_since is not None
+        ends, self._ends_told = self._ends_told, Round.ends_told
+        return self._each(now) or self.stopping_since is not None or ends != self._ends_told
+
+    @property
+    def is_stopping(self) -> bool:
+        """Whether the process stops, also before the watcher has seen it."""
+        return self.stopping_since is not None or bool(self._is_drained())
+
+    def note_close(self, server: Server) -> None:
+        """Note that a stream is closed while the process stops. On the server's thread."""
+        last_bytes = server.last_bytes()
+        if last_bytes is not None:
+            self._last_bytes.append(last_bytes)
+
+    @property
+    def have_last_bytes_left(self) -> bool:
+        """Whether the server has sent what it writes behind the streams that were closed while the process stops."""
+        while self._last_bytes and self._last_bytes[0]():
+            self._last_bytes.popleft()
+        return not self._last_bytes
 
     @property
     def is_grace_over(self) -> bool:

@@ -17,6 +17,8 @@ import threading
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING, TypeVar
 
+from .ending import Round
+
 if TYPE_CHECKING:
     from .source import Sources
 
@@ -92,7 +94,22 @@ class Stream:
 
         return each(self, iterable, stop=stop, endless=endless, sources=self._sources)
 
+    def end(self, reason: str = "ended by the application") -> None:
+        """End the stream soon, since a session was revoked, say: within half a second, but for an event that is under way.
+
+        An EventSource is told when to reconnect, and its stream ends cleanly behind an event. The answer to any other client is
+        cut, also behind an event: a clean end would pass for the whole of it. `closed` is set, and `reason` is *reason*: one of
+        a few fixed texts, since endings are counted by it. Does nothing if the stream has ended, or has to.
+        """
+        if not isinstance(reason, str) or not reason:
+            raise ValueError(f"reason must be a text of one character or more, got {reason!r}")
+        if self.reason is None and self.told_to_end is None:
+            self.told_to_end = reason
+            Round.ends_told += 1  # behind that: whoever sees another number finds the stream
+
     # -- for the package
+
+    told_to_end: str | None = None  # why, by `end`; here since few streams are
 
     def on_closing(self, callback: Callback) -> None:
         """Have *callback*, which returns at once, called when `closing` is set and when `closed` is; at once if one is set."""
@@ -108,7 +125,7 @@ class Stream:
             self._set("closing")
             run_all(self._closing_callbacks)
 
-    def end(self, reason: str) -> list[Callback]:
+    def finish(self, reason: str) -> list[Callback]:
         """Say that the stream has ended; the first reason stays. Return the callbacks, which the caller has called.
 
         No lock: a garbage collection may end one stream while another is ended.

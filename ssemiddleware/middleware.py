@@ -16,6 +16,7 @@ import functools
 import logging
 import math
 import os
+import time
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import TYPE_CHECKING, NoReturn
 
@@ -24,16 +25,17 @@ from .care import Care
 from .ending import RAISED, REFUSED, Round
 from .handle import Stream, run_all
 from .memory import MemoryGovernor
-from .options import Options, StreamsPer
+from .options import Options, StreamsPer, check, is_seconds_to_wait
 from .oversized import Fold, Fragment
 from .oversized.steps import OversizedSteps
 from .refusing import RETRY, Refusals
 from .request import Request, accepts_event_stream
 from .response import Headers, amend, has_body, is_encoded
-from .servers import find_server
+from .servers import find_server, stop_worker
 from .service import Service
 from .source import Sources
 from .start import Start
+from .starting_line import starting_lines
 from .stats import MAX_STREAMS_PER, MEMORY, Stats
 from .stream import EventStream
 from .watcher import watcher
@@ -49,6 +51,7 @@ _log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
 _MOST_LOGGED = 100  # subjects of which a line is logged: clients choose the paths
+_LOOK_EVERY = 0.01  # seconds, while a drain waits
 _REFUSED_FOR = 3000  # milliseconds, where the reconnection time is left to the browser
 
 
@@ -75,9 +78,10 @@ class SSEMiddleware:
     *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
     None leaves every byte as it is, and logs the first line that is too long for some readers.
 
-    *send_deadline*: close a stream whose client has read nothing for this many seconds; None for never. *retry*: milliseconds
-    that an EventSource waits before it reconnects to a stream that we ended, from three quarters to one and a half of it; None
-    leaves it to the browser (3 or 5 s for all of them at once).
+    *send_deadline*: close a stream whose client has read nothing for this many seconds; None for never. *lease*: end an
+    EventSource's stream after this many seconds, 10 % more or less; it reconnects by itself. None for never. *retry*:
+    milliseconds that an EventSource waits before it reconnects to a stream that we ended, from three quarters to one and a half
+    of it; None leaves it to the browser (3 or 5 s for all of them at once).
 
     Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
     """
@@ -107,6 +111,7 @@ class SSEMiddleware:
         on_refused: WSGIApplication | None = None,
         oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
         send_deadline: float | None = 60.0,  # as long as nginx gives a client between two reads
+        lease: float | None = None,  # a connection may stay for as long as its client does
         retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
         **unknown: NoReturn,
     ) -> None:
@@ -116,7 +121,7 @@ class SSEMiddleware:
         options = Options(
             application=application, announced=announced, heartbeat=heartbeat, max_block=max_block, memory=memory,
             max_streams=max_streams, max_streams_per=max_streams_per, on_refused=on_refused, oversized=oversized,
-            send_deadline=send_deadline, retry=retry,
+            send_deadline=send_deadline, lease=lease, retry=retry,
         )  # fmt: skip
         admission = Admission(
             limit=self._limit,
@@ -178,14 +183,33 @@ class SSEMiddleware:
         """Return what the streams of this process carry and have carried, as numbers. Callable from any thread."""
         return self._admission.stats(sources_left=len(self._sources.left))
 
-    def drain(self) -> None:
+    def drain(self, wait: float | None = None) -> bool:
         """End all streams of this process, and those to come: whole events, a ``retry:`` for an EventSource, a clean end.
 
-        Answers to other clients may be finite, so they run to their own end, or to the server's. For a server that tells its
-        application before it stops; under gunicorn nothing needs to be called. Callable from any thread and from a signal
-        handler. There is no way back: it is meant for a process that stops.
+        Return whether the last bytes of all of them have been handed to the kernel. *wait*: seconds to wait for that, None for
+        none. Answers to other clients may be finite, so they run to their own end, or to the server's.
+
+        For a server that lets its application know before it stops; `docs/servers.md` has the recipes, and under gunicorn
+        nothing needs to be called. Callable from any thread; without *wait* from a signal handler too. A thread that serves a
+        stream must not wait: that stream would wait for it. There is no way back: it is meant for a process that stops.
         """
+        check("wait", wait, is_seconds_to_wait, "a number of seconds from 0, or None")
         self._drained.append(True)
+        stop_worker()
+        deadline = time.monotonic() + (wait or 0)
+        while not (is_over := self._is_drained()) and time.monotonic() < deadline:
+            time.sleep(_LOOK_EVERY)
+        return is_over
+
+    def _is_drained(self) -> bool:
+        """Tell whether no stream is open, and nothing is left to be sent of any."""
+        if self._admission.open:
+            return False
+        process = os.getpid()
+        of_process = self._rounds.get(process)
+        if of_process is None:
+            return True
+        return not watcher(process).has_streams(of_process) and of_process.have_last_bytes_left
 
     # -- what a `Start` asks
 
@@ -233,7 +257,7 @@ class SSEMiddleware:
 
     def refuse(self, request: Request, handle: Stream, start_response: StartResponse) -> Iterable[bytes]:
         """Answer in place of a stream that gets no place."""
-        run_all(handle.end(REFUSED))
+        run_all(handle.finish(REFUSED))
         self._log_once(
             f"refused by {handle.refused_by}",
             f"refused {request.path!r}: {self._why(handle.refused_by)}; further refusals are counted in stats().refused_by",
@@ -269,9 +293,15 @@ class SSEMiddleware:
         round_of_process = self._rounds.get(process)
         if round_of_process is not None:
             return round_of_process
-        self._limit_streams(server.threads())
+        threads = server.threads()
+        self._limit_streams(threads)
         drained: list[bool] = self._drained
-        return self._rounds.setdefault(process, Round(functools.partial(bool, drained), self._admission.relieve))
+        made = Round(functools.partial(bool, drained), self._admission.relieve)
+        round_of_process = self._rounds.setdefault(process, made)
+        if round_of_process is made:  # else another thread was faster
+            for level, line in starting_lines(server, threads=threads, limit=self._limit(), heartbeat=self.options.heartbeat):
+                _log.log(level, line)
+        return round_of_process
 
     def _limit(self) -> int | None:
         return self.options.max_streams or self._limits.get(os.getpid())
@@ -283,13 +313,6 @@ class SSEMiddleware:
             return
         limit = self._limits[os.getpid()] = max(1, threads - max(1, threads // 4))
         self._admission.expect(limit)
-        if threads == 1:
-            _log.info("one event stream at a time takes the only thread of this process: give the server more threads")
-            return
-        _log.info(
-            f"at most {limit} event streams at a time in this process, so that {threads - limit} of its {threads} threads "
-            "stay free for other requests; max_streams= sets another number"
-        )
 
     def _care(self, service: Service, start: StartThread) -> Care:
         return Care(service, self._log_kept, start)

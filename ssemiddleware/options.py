@@ -31,6 +31,7 @@ class Options:
     on_refused: WSGIApplication | None
     oversized: Oversized | None
     send_deadline: float | None
+    lease: float | None
     retry: int | None
 
     def __post_init__(self) -> None:
@@ -70,6 +71,11 @@ def _is_streams_per(value: object) -> bool:
     return isinstance(value, tuple) and len(value) == 2 and _is_whole(1)(value[0]) and callable(value[1])
 
 
+def is_seconds_to_wait(value: object) -> bool:
+    """Tell whether *value* is a finite number of seconds, 0 or None."""
+    return value is None or value == 0 or _is_positive(value)
+
+
 def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
     return lambda value: value is None or is_right(value)
 
@@ -92,5 +98,6 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option ma
     "on_refused": (_or_none(callable), "a WSGI application (a callable) or None"),
     "oversized": (lambda value: _reshapes_of(value) is not None, "Fold(...), Fragment(...), a list with one of each, or None"),
     "send_deadline": _SECONDS_OR_NONE,
+    "lease": _SECONDS_OR_NONE,
     "retry": (_or_none(_is_whole(1)), "a positive whole number of milliseconds or None"),
 }

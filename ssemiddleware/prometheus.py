@@ -85,7 +85,7 @@ _METRICS = (
     _Metric(
         "ssemiddleware_ended_streams_total",
         "Event streams that have ended, by the reason.",
-        lambda stats: {reason: stats.ended.get(reason, 0) for reason in REASONS},
+        lambda stats: dict.fromkeys(REASONS, 0) | dict(stats.ended),
         "reason",
     ),
     _Metric(

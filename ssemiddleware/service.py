@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, NoReturn
 
 from .baton import Baton
-from .ending import ENDED, FINISH_EVENT_WITHIN, LEAVE_WHOLE_FOR, Round, StreamBroken, StreamOver
+from .ending import ENDED, LEAVE_WHOLE_FOR, Round, StreamBroken, StreamOver, finish_event_within
 from .event_stream import HEARTBEAT, OpaquePosition, retry_line
 from .handle import Callback, Stream, run_all
 from .memory import Pulls
@@ -188,7 +188,7 @@ class Service:
         wire.stops_at_event_end = waited >= LEAVE_WHOLE_FOR
         if self.is_event_source and wire.takes_end:
             return True
-        if not self.is_event_source or waited >= FINISH_EVENT_WITHIN[self.ending]:
+        if not self.is_event_source or waited >= finish_event_within(self.ending):
             self.break_off()
         return False
 
@@ -201,7 +201,12 @@ class Service:
     @property
     def must_break_off(self) -> bool:
         """Whether an application that ends now may have been told to: a clean end would pass for the whole of an answer."""
-        return self.ending is not None and not self.is_event_source
+        return self.told_to_end is not None and not self.is_event_source
+
+    @property
+    def told_to_end(self) -> str | None:
+        """Why the stream has to end, also before the watcher has seen that; None if it need not."""
+        return self.ending or self.handle.told_to_end
 
     def is_overlooked(self, now: float | None = None) -> bool:
         """Tell whether the watcher has not come for long."""
@@ -215,7 +220,7 @@ class Service:
 
     def last_words_if_told_to_end(self) -> Iterator[bytes]:
         """Yield the last words of an application that has ended because `closing` or `closed` told it to."""
-        if (self.ending is not None or self.round.stopping_since is not None) and self._wire().takes_end:
+        if (self.told_to_end is not None or self.round.stopping_since is not None) and self._wire().takes_end:
             words = self.last_words()
             if words:
                 yield words
@@ -235,7 +240,7 @@ class Service:
             return
         self.baton.end()
         self.is_quick = False
-        callbacks = self.handle.end(self.ending or reason)
+        callbacks = self.handle.finish(self.told_to_end or reason)
         if self.wire is None:
             self.place.forget()  # no response has begun: it was no stream, and none has ended
         else:
@@ -250,9 +255,11 @@ class Service:
 
     def let_go(self) -> None:
         """Forget the request: the server closes the iterable. From any thread, twice."""
+        is_forked = os.getpid() != self._pid  # the connection is the parent's, too, and so is a stand-in
+        if not is_forked and self.round.is_stopping:
+            self.round.note_close(self.server)
         self.is_done = True
         self._over(self)
-        is_forked = os.getpid() != self._pid  # the connection is the parent's, too, and so is a stand-in
         if not is_forked:
             self.baton.end()
         connection, self.connection = self.connection, None

@@ -112,7 +112,7 @@ class Start:
             self.service.finish(reason)
             self.service.let_go()
         else:
-            run_all(self._handle.end(reason))
+            run_all(self._handle.finish(reason))
 
     def vanish(self) -> None:
         """Say inside a garbage collection that the server has forgotten the response."""

@@ -51,6 +51,10 @@ class Watched(Protocol):
         """The reason for which the stream ends as soon as it may."""
 
     @property
+    def is_done(self) -> bool:
+        """Whether the server has let go of the stream."""
+
+    @property
     def connection(self) -> Connection | None:
         """The client's connection, as long as there is one."""
 
@@ -119,6 +123,10 @@ class Watcher:
     def forget(self, newcomer: Hashable) -> None:
         """Do not begin to watch *newcomer*, which is over. From any thread."""
         self._newcomers.pop(newcomer, None)
+
+    def has_streams(self, asked: Asked) -> bool:
+        """Tell whether any stream of that round may not have been let go of. From any thread."""
+        return bool(self._newcomers) or any(stream.round is asked and not stream.is_done for stream in self._streams.copy())
 
     def run(self, callbacks: list[Callback]) -> None:
         """Have *callbacks* called on the one thread for all streams, so that none that blocks stops the watcher."""

@@ -103,6 +103,7 @@ def run(name: str, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     added = ["".join(line[1:] for line in diff.splitlines(keepends=True)) for diff in blocks_of("diff", name)]
     with monkeypatch.context() as patched:
         patched.setattr(signal, "signal", handlers.__setitem__)
+        patched.setitem(sys.modules, "gevent", types.SimpleNamespace(signal_handler=lambda *_: None))
         for block in (*added, *blocks_of("python", name)):
             exec(compile(block, name, "exec"), namespace)
     for test in [value for name, value in namespace.items() if name.startswith("test_")]:
@@ -166,11 +167,11 @@ def test_clients_that_are_no_event_source_are_announced_as_the_document_says(mon
     assert not announced({"PATH_INFO": "/"})
 
 
-def test_the_handler_of_the_document_ends_the_streams_and_then_the_process(monkeypatch: pytest.MonkeyPatch) -> None:
-    document = run("docs/servers.md", monkeypatch)
-    with pytest.raises(SystemExit):
-        document["handlers"][signal.SIGTERM](signal.SIGTERM, None)
-    assert document["application"]._drained, "the streams end"
+def test_the_handler_of_the_document_is_not_registered_where_the_server_has_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(signal, "getsignal", lambda _: print)
+    assert run("docs/servers.md", monkeypatch)["handlers"] == {}
+    monkeypatch.setattr(signal, "getsignal", lambda _: signal.SIG_DFL)
+    assert list(run("docs/servers.md", monkeypatch)["handlers"]) == [signal.SIGTERM]
 
 
 @each_document
@@ -378,7 +379,7 @@ SERVERS = r"gunicorn|waitress|uwsgi|werkzeug\.s|granian|cheroot|a2wsgi|hypercorn
 LEVELS = [
     {"event_stream", "memory", "servers", "baton", "ending", "per_key", "source"},
     {"handle", "oversized", "request", "response", "stats"},
-    {"admission", "options", "reading", "refusing", "start", "watcher", "wire"},
+    {"admission", "options", "reading", "refusing", "start", "starting_line", "watcher", "wire"},
     {"outside"},
     {"service", "testing"},
     {"care", "stream"},

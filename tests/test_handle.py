@@ -16,7 +16,7 @@ from .applications import DEADLINE
 
 
 def end(stream: Stream, reason: str = "client gone") -> None:
-    for callback in stream.end(reason):
+    for callback in stream.finish(reason):
         callback()
 
 
@@ -145,7 +145,7 @@ def test_whoever_waits_for_closing_is_called_for_it_for_closed_and_at_once_if_la
     stream.begin_closing()
     stream.on_closing(lambda: seen.append(("late", stream.reason)))
     assert seen == [("in time", None), ("late", None)]
-    stream.end("drain")
+    stream.finish("drain")
     assert seen[2:] == [("in time", "drain"), ("late", "drain")]
 
 
@@ -158,12 +158,33 @@ def test_the_last_event_id_is_utf_8(sent: str, read: str) -> None:
     assert Stream(sent).last_event_id == read
 
 
+def test_the_first_reason_to_end_a_stream_stays() -> None:
+    stream = Stream()
+    stream.end("session revoked")
+    stream.end("another")
+    assert stream.told_to_end == "session revoked"
+    assert not stream.closed.is_set()  # the watcher ends it
+
+
+def test_a_stream_that_is_over_is_not_ended_again() -> None:
+    stream = Stream()
+    end(stream)
+    stream.end("session revoked")
+    assert (stream.told_to_end, stream.reason) == (None, "client gone")
+
+
+@pytest.mark.parametrize("reason", ["", None, 1, b"revoked"])
+def test_a_reason_that_is_no_text_is_refused(reason: object) -> None:
+    with pytest.raises(ValueError, match=r"^reason must be a text of one character or more, got "):
+        Stream().end(reason)  # type: ignore[arg-type]
+
+
 def test_ending_a_stream_while_its_event_is_made_locks_nothing() -> None:
     stream = Stream()
 
     class Ends:
         def __del__(self) -> None:
-            stream.end("client gone")
+            stream.finish("client gone")
 
     ends: list[object] = [Ends()]
     ends.append(ends)  # a cycle, which only a garbage collection breaks

@@ -421,7 +421,9 @@ def test_a_stream_reads_as_it_would_have(blocks: list[bytes], request_: dict[str
 
 
 @all_requests
-@pytest.mark.parametrize("oversized", [None, Fold(over=60, width=60), Fragment(over=100, size=60)], ids=lambda value: type(value).__name__)
+@pytest.mark.parametrize(
+    "oversized", [None, Fold(over=60, width=60), Fragment(over=100, size=60)], ids=["none", "fold", "fragment"]
+)
 def test_what_is_left_of_an_unfinished_line_leaves_and_is_counted(
     request_: dict[str, str], oversized: Fold | Fragment | None
 ) -> None:
@@ -485,6 +487,53 @@ def test_drain_may_be_called_in_a_signal_handler() -> None:
     middleware = SSEMiddleware(application_of([EVENT]))
     with middleware._admission._counted:  # wherever the thread that is interrupted stands
         middleware.drain()
+
+
+def ended_after(middleware: SSEMiddleware, seconds: float) -> threading.Timer:
+    """Open a stream to a client that is no EventSource, and close it after *seconds*, on another thread."""
+    blocks = Response(middleware, environ_of(ANNOUNCED)).blocks()
+    assert next(blocks) == EVENT
+    timer = threading.Timer(seconds, lambda: list(blocks))
+    timer.start()
+    return timer
+
+
+def test_drain_tells_whether_all_streams_are_over_and_waits_for_that_if_it_is_told_to() -> None:
+    middleware = SSEMiddleware(application_of([EVENT, EVENT]))
+    timer = ended_after(middleware, 0.3)
+    try:
+        assert not middleware.drain()
+        assert not middleware.drain(wait=0.01)
+        assert middleware.drain(wait=DEADLINE)
+        assert middleware.stats().open == 0
+    finally:
+        timer.join(DEADLINE)
+    assert middleware.drain()
+
+
+def test_drain_waits_for_the_server_to_close_a_stream_that_has_ended() -> None:
+    middleware = SSEMiddleware(application_of([EVENT]))
+    iterable = middleware(environ_of(ANNOUNCED), lambda *_: lambda _block: None)
+    assert list(iterable) == [EVENT]
+    assert middleware.stats().open == 0
+    assert not middleware.drain(wait=0.05)  # the server writes the last chunk now
+    iterable.close()  # type: ignore[attr-defined]  # an EventStream
+    assert middleware.drain(wait=DEADLINE)
+
+
+def test_drain_does_not_wait_for_another_middleware() -> None:
+    middleware, other = SSEMiddleware(application_of([EVENT])), SSEMiddleware(application_of([EVENT, EVENT]))
+    Response(middleware, environ_of(ANNOUNCED)).body()
+    timer = ended_after(other, 0.6)  # until then the watcher has adopted it
+    assert middleware.drain(wait=DEADLINE)
+    assert other.stats().open == 1
+    timer.join(DEADLINE)
+
+
+@pytest.mark.parametrize("wait", [-1, float("inf"), float("nan"), "1", True])
+def test_a_wait_that_is_none_is_refused(wait: object) -> None:
+    with pytest.raises(ValueError, match=f"^wait must be a number of seconds from 0, or None, got {wait!r}$"):
+        SSEMiddleware(application_of([])).drain(wait=wait)  # type: ignore[arg-type]
 
 
 # -- the log

@@ -18,7 +18,7 @@ from .applications import application_of
     [
         *[
             (option, value, "a positive number of seconds or None")
-            for option in ("heartbeat", "send_deadline")
+            for option in ("heartbeat", "lease", "send_deadline")
             for value in (0, -1, math.nan, math.inf, "15", True)
         ],
         *[("max_block", value, "a whole number of bytes from 16") for value in (15, 0, 1.5, "1", None, True, math.nan)],
@@ -53,7 +53,8 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, value: object, al
 
 
 @pytest.mark.parametrize(
-    "option", ["heartbeat", "max_streams", "max_streams_per", "memory", "on_refused", "oversized", "retry", "send_deadline"]
+    "option",
+    ["heartbeat", "lease", "max_streams", "max_streams_per", "memory", "on_refused", "oversized", "retry", "send_deadline"],
 )
 def test_none_turns_an_option_off(option: str) -> None:
     options: dict[str, Any] = {option: None}
@@ -66,7 +67,7 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
         SSEMiddleware(application_of([]), **options)
     assert str(raised.value) == (
         "unknown option hartbeat=20; the options are announced, heartbeat, max_block, memory, max_streams, "
-        "max_streams_per, on_refused, oversized, send_deadline, retry"
+        "max_streams_per, on_refused, oversized, send_deadline, lease, retry"
     )
 
 

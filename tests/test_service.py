@@ -950,3 +950,143 @@ def test_of_a_stream_that_carries_much_the_kernel_holds_little_and_of_a_short_on
     short = Exchange(script(EVENT, EVENT), EVENT_SOURCE)
     short.rest()
     assert short.client.done == ["restore"]
+
+
+# -- Stream.end() and a lease
+
+
+def revoke(exchange: Exchange) -> None:
+    exchange.stream.end("session revoked")
+
+
+def test_an_event_source_whose_stream_the_application_ends_is_told_when_to_reconnect() -> None:
+    exchange = Exchange(script(EVENT, revoke, 0.3, EVENT, 1.0, EVENT), EVENT_SOURCE, retry=1000)
+    exchange.rest()
+    *events, last = exchange.client.received
+    assert events in ([EVENT], [EVENT, EVENT])
+    assert is_retry(last)
+    assert exchange.stream.reason == "session revoked"
+    assert dict(exchange.middleware.stats().ended) == {"session revoked": 1}
+    assert exchange.client.done.count("cut") == 0
+
+
+def test_the_event_under_way_is_finished_before_the_application_s_end() -> None:
+    exchange = Exchange(script(b"data: a", revoke, 1.0, b"b\n\n", 1.0, EVENT), EVENT_SOURCE, retry=1000)
+    exchange.rest()
+    *events, last = exchange.client.received
+    assert b"".join(events) == b"data: ab\n\n"
+    assert is_retry(last)
+
+
+def test_a_stream_whose_application_stays_silent_is_ended_from_outside() -> None:
+    exchange = Exchange(script(EVENT, revoke, 5.0, EVENT), EVENT_SOURCE, retry=1000)
+    exchange.rest()
+    assert exchange.client.received[0] == EVENT
+    assert [is_retry(last) for last in exchange.client.ends] == [True]
+    assert exchange.stream.reason == "session revoked"
+
+
+def test_an_event_source_s_application_may_end_its_stream_and_return_at_once() -> None:
+    exchange = Exchange(script(EVENT, revoke), EVENT_SOURCE, retry=1000)
+    exchange.rest()
+    assert exchange.client.received[0] == EVENT
+    assert is_retry(exchange.client.received[-1])
+    assert exchange.stream.reason == "session revoked"
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [(EVENT, revoke, 1.0, EVENT), (b"data: a", revoke, 1.0, b"b\n\n"), (EVENT, revoke)],
+    ids=["behind an event", "inside one", "and the application returns"],
+)
+@pytest.mark.parametrize("request_", [FETCH, UNANNOUNCED], ids=["fetch", "unannounced"])
+def test_the_answer_to_any_other_client_is_cut_also_behind_an_event(steps: tuple[Step, ...], request_: dict[str, str]) -> None:
+    exchange = Exchange(script(*steps), request_, retry=1000)
+    is_cut = False
+    try:
+        exchange.rest()
+    except StreamBroken:
+        is_cut = True
+    assert is_cut or "cut" in exchange.client.done
+    assert exchange.client.ends == []
+    assert b"retry" not in exchange.client.body
+    assert exchange.stream.reason == "session revoked"
+
+
+def lengths_of(times: int, **options: object) -> list[float]:
+    """Return after how many seconds as many streams of a ticking application have ended, of 300 at most."""
+    lengths = []
+    for _ in range(times):
+        exchange = Exchange(script(*every(0.5, EVENT, times=600)), EVENT_SOURCE, **options)  # type: ignore[arg-type]
+        began = exchange.clock.now
+        exchange.rest()
+        assert exchange.stream.reason == ("lease" if "lease" in options else "application ended")
+        assert not options or is_retry(exchange.client.received[-1])
+        lengths.append(exchange.clock.now - began)
+    return lengths
+
+
+def test_a_lease_ends_an_event_source_s_stream_after_its_seconds_and_not_all_at_once() -> None:
+    lengths = lengths_of(8, lease=100, retry=1000)
+    assert 89 < min(lengths) < max(lengths) < 112
+    assert len(set(lengths)) > 4
+
+
+def test_without_a_lease_a_stream_goes_on() -> None:
+    assert lengths_of(1) == [pytest.approx(300)]
+
+
+def test_a_lease_ends_a_silent_stream_too() -> None:
+    exchange = Exchange(script(EVENT, 200.0, EVENT), EVENT_SOURCE, lease=100, retry=1000, heartbeat=None)
+    exchange.rest()
+    assert [is_retry(last) for last in exchange.client.ends] == [True]
+
+
+@pytest.mark.parametrize("request_", [FETCH, MCP, UNANNOUNCED], ids=["fetch", "MCP", "unannounced"])
+def test_a_lease_is_for_an_event_source_only(request_: dict[str, str]) -> None:
+    exchange = Exchange(script(*every(1.0, EVENT, times=30)), request_, lease=10)
+    exchange.rest()
+    assert exchange.client.body.replace(HEARTBEAT, b"") == EVENT * 30
+    assert exchange.stream.reason == "application ended"
+
+
+def test_a_response_that_has_not_begun_when_its_lease_is_over_ends_as_soon_as_it_has() -> None:
+    exchange = Exchange(script(20.0, EVENT, EVENT, is_lazy=True), EVENT_SOURCE, lease=10, retry=1000)
+    exchange.rest()
+    assert exchange.stream.reason == "lease"
+
+
+# -- where a stream holds up the other requests of its connection
+
+
+def test_a_stream_that_holds_up_others_has_a_short_lease_and_the_log_says_why(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange(script(*every(0.5, EVENT, times=60)), EVENT_SOURCE, holds_up_others=True, can_write=False, retry=1000)
+    began = exchange.clock.now
+    exchange.rest()
+    assert 8.5 < exchange.clock.now - began < 12
+    assert exchange.stream.reason == "lease"
+    assert is_retry(exchange.client.received[-1])
+    (line,) = [record.getMessage() for record in caplog.records]
+    assert line.startswith("over HTTP/2 this server answers the requests of one connection one after another")
+
+
+def test_its_connection_is_not_cut_while_its_application_is_silent() -> None:
+    exchange = Exchange(script(EVENT, 60.0, EVENT, EVENT), EVENT_SOURCE, holds_up_others=True, can_write=False, retry=1000)
+    exchange.rest()
+    assert exchange.client.body.startswith(HEARTBEAT + EVENT)
+    assert is_retry(exchange.client.received[-1])
+    assert not {"cut", "close", "reset on close"} & set(exchange.client.done)
+
+
+def test_a_shorter_lease_stays(caplog: pytest.LogCaptureFixture) -> None:
+    exchange = Exchange(script(*every(0.5, EVENT, times=60)), EVENT_SOURCE, holds_up_others=True, lease=5)
+    began = exchange.clock.now
+    exchange.rest()
+    assert 4 < exchange.clock.now - began < 6.5
+    assert len(caplog.records) == 1
+
+
+def test_the_answer_to_any_other_client_holds_up_others_for_as_long_as_it_takes() -> None:
+    exchange = Exchange(script(*every(0.5, EVENT, times=60)), FETCH, holds_up_others=True, can_write=False)
+    exchange.rest()
+    assert exchange.stream.reason == "application ended"

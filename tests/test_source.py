@@ -111,7 +111,7 @@ def test_the_loop_ends_when_the_stream_is_closed_and_the_source_is_stopped_once(
     server, received = iterated(stream, source, endless=endless)
     source.given.put(1)
     wait_until(lambda: received == [1] or source.made == 1)
-    stream.end("client gone")
+    stream.finish("client gone")
     server.join(DEADLINE)
     assert not server.is_alive()
     assert source.stops == 1
@@ -140,7 +140,7 @@ def test_a_finite_loop_that_is_closing_ends_when_it_is_closed() -> None:
     source = Source()
     server, _received = iterated(stream, source)
     stream.begin_closing()
-    stream.end("drain")
+    stream.finish("drain")
     server.join(DEADLINE)
     assert not server.is_alive()
     assert source.stops == 1
@@ -151,14 +151,14 @@ def test_the_loop_ends_although_nobody_runs_the_streams_callbacks() -> None:
     source = Source()
     server, _received = iterated(stream, source)
     stream.on_close(lambda: None)
-    assert stream.end("client gone")  # the callbacks' thread may be kept by another stream's
+    assert stream.finish("client gone")  # the callbacks' thread may be kept by another stream's
     server.join(DEADLINE)
     assert not server.is_alive()
 
 
 def test_a_loop_over_a_stream_that_has_ended_gives_nothing() -> None:
     stream, _ = stream_with()
-    stream.end("client gone")
+    stream.finish("client gone")
     source = Source()
     assert list(stream.each(source, stop=source.stop)) == []
     assert source.stops == 1
@@ -216,7 +216,7 @@ def test_what_the_source_raises_once_the_stream_is_closed_is_its_end() -> None:
     server = threading.Thread(target=iterate)
     server.start()
     wait_until(lambda: source.thread is not None)
-    stream.end("client gone")
+    stream.finish("client gone")
     server.join(DEADLINE)
     assert raised == []
 
@@ -272,7 +272,7 @@ def test_threads_that_stay_are_counted_and_limited_and_go_once_their_source_yiel
         server, _received = iterated(stream, source)
         source.stop = lambda: None  # type: ignore[method-assign]
         left.append(source)
-        stream.end("client gone")
+        stream.finish("client gone")
         server.join(DEADLINE)
     wait_until(lambda: all(source.stops for source in left))
     wait_until(lambda: not sources.left)  # those had a stop
@@ -284,7 +284,7 @@ def test_threads_that_stay_are_counted_and_limited_and_go_once_their_source_yiel
         server = threading.Thread(target=lambda stream=stream, stuck=stuck: list(stream.each(stuck)))
         server.start()
         wait_until(lambda stuck=stuck: stuck.thread is not None)  # type: ignore[misc]
-        stream.end("client gone")
+        stream.finish("client gone")
         server.join(DEADLINE)
     assert len(sources.left) == 2
     stream, _ = stream_with(sources)

@@ -57,6 +57,7 @@ class Stream:
         self.error: BaseException | None = None
         self.is_due_raises = False
         self.rests_until = 0.0
+        self.is_done = False
 
     def is_due(self, now: float) -> bool:
         if self.is_due_raises:

@@ -51,6 +51,13 @@ def find_server(environ: WSGIEnvironment) -> Server:
     return Server(environ)
 
 
+def stop_worker() -> None:
+    """Have the server stop this process as its own handler of SIGTERM does, which an application may have replaced."""
+    worker = find_worker()
+    if worker is not None:
+        worker.alive = False
+
+
 def is_worker() -> bool:
     """Tell whether this process is known to be one that answers requests, and not one that loads the application for others."""
     return find_worker() is not None

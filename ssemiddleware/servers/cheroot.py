@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import socket
 import ssl
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
-from .loop import find_local
+from .loop import find_local, leaves
 from .server import Loop, Server, StopSign, Writer
 from .stopping import AskedSign
 from .writing import CHANGED_OUTSIDE, CallingWriter, has_length_or_encoding, is_exactly, may_be_written
@@ -59,6 +60,10 @@ class Cheroot(Server):
         """
         server = self._server()
         return None if server is None else AskedSign(lambda: not server.ready, None)
+
+    def last_bytes(self) -> Callable[[], bool]:
+        """Return what tells whether the last chunk has left, which the request writes after ``close()``."""
+        return leaves("cheroot.server", "respond")
 
     def threads(self) -> int | None:
         """Return how many threads there are: by itself cheroot never makes them more than their least number."""

@@ -69,6 +69,19 @@ class Gunicorn(Server):
     )
     why_no_writer = f"HTTP/2; or {CHANGED_OUTSIDE}; or a request's body is still to be read over TLS"
 
+    more_threads = "use --worker-class gthread --threads 100, or gevent"
+
+    @property
+    def label(self) -> str:
+        """gunicorn, and the class of this process's worker."""
+        worker = find_worker()
+        return self.name if worker is None else f"{self.name}, {type(worker).__name__}"
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether the request came over HTTP/1."""
+        return not self.holds_up_others()
+
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
         """Tell whether gunicorn made the environ."""
@@ -77,6 +90,10 @@ class Gunicorn(Server):
     def connection(self) -> Connection | None:
         """Return the client's connection; with HTTP/2 the one of all its streams, which the worker serves one by one."""
         return connection_over(self.environ.get("gunicorn.socket"))
+
+    def holds_up_others(self) -> bool:
+        """Tell whether the request came over HTTP/2: /ping on stream 3 was answered after 4.03 s, when stream 1 had ended."""
+        return self.environ.get("HTTP_VERSION") == "2"
 
     def writer(self, write: object) -> Writer | None:
         """Return how to write an HTTP/1 response whose end is the end of its chunks or of its connection."""

@@ -8,6 +8,8 @@ is transparent where the very object that we returned is the block that the serv
 from __future__ import annotations
 
 import sys
+import threading
+from collections.abc import Callable
 from types import FrameType
 
 from .server import Loop
@@ -42,6 +44,27 @@ def has_sent(loops: tuple[Loop, ...], block: bytes, depth: int = 2) -> bool:
         return False
     found = find_loop(loops, depth)
     return found is not None and _local(found[0], found[1].block) is block
+
+
+def leaves(module: str, function: str) -> Callable[[], bool]:
+    """Return what tells whether this thread has left the innermost call of *function* in *module* that calls us now.
+
+    The frame is known by its number and its code, and not kept: it would keep the response. The next call may get the same
+    number, so the answer may come late. For threads, and not for greenlets.
+    """
+    found = find_loop((Loop(module, function, "", ""),))
+    if found is None:
+        return lambda: True
+    number, code, thread = id(found[0]), found[0].f_code, threading.get_ident()
+    del found
+
+    def has_left() -> bool:
+        frame = sys._current_frames().get(thread)
+        while frame is not None and not (id(frame) == number and frame.f_code is code):
+            frame = frame.f_back
+        return frame is None
+
+    return has_left
 
 
 def is_called_from_c() -> bool:

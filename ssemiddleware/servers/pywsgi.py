@@ -30,6 +30,7 @@ class UnpatchedPywsgi(Server):
     name = "gevent.pywsgi"
     loops = (Loop("gevent.pywsgi", "process_result", "self.result", "data"),)
     why_no_writer = "gevent's monkey patching is needed, of threads too"
+    how_to_heartbeat = "Call gevent.monkey.patch_all() first of all: without it, all requests wait while one application does"
     can_start_threads = False
 
     @staticmethod
@@ -51,6 +52,7 @@ class PatchedPywsgi(UnpatchedPywsgi):
     __slots__ = ()
 
     why_no_writer = f"{CHANGED_OUTSIDE}; or a request's body is still to be read, over TLS or after 100 Continue"
+    how_to_heartbeat = Server.how_to_heartbeat
     can_start_threads = True
 
     @staticmethod

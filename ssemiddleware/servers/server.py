@@ -97,6 +97,8 @@ class Server:
     can_open: ClassVar[bool] = True  # its writer's first write sends the headers; False: a block of the stream must leave first
     why_no_writer: ClassVar[str] = "the server is not known"  # for the log
     can_start_threads: ClassVar[bool] = True
+    more_threads: ClassVar[str] = "give the server more threads"  # how, for the log
+    how_to_heartbeat: ClassVar[str] = 'Yield b"" from time to time: it becomes a heartbeat when one is due'  # without a writer
 
     def __init__(self, environ: WSGIEnvironment) -> None:
         self.environ = environ
@@ -106,9 +108,23 @@ class Server:
         """Tell by the environ whether a request is this server's. Cheap: asked for each stream."""
         return False
 
+    @property
+    def label(self) -> str:
+        """What the log calls the server, and its worker."""
+        return self.name or "an unknown server"
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether `writer` gives one for an event stream that nothing outside of us changes."""
+        return type(self).writer is not Server.writer
+
     def connection(self) -> Connection | None:
         """Return the client's connection, None where the server does not show it."""
         return None
+
+    def holds_up_others(self) -> bool:
+        """Tell whether the requests of one connection are answered one after another, and a browser sends all over one."""
+        return False
 
     def writer(self, write: object) -> Writer | None:  # noqa: ARG002  (for the subclasses)
         """Return how to write to the client; *write* is what the server's ``start_response`` has returned.
@@ -123,6 +139,13 @@ class Server:
 
     def pool(self) -> Pool | None:
         """Return the server's threads, None where there are none or no stand-in can be lent. On the server's thread."""
+        return None
+
+    def last_bytes(self) -> Callable[[], bool] | None:
+        """Return what tells whether the bytes that this server writes after the iterable's ``close()`` have left.
+
+        None where it writes everything before. Called on the server's thread, in that ``close()``; asked from any thread.
+        """
         return None
 
     def threads(self) -> int | None:

@@ -55,15 +55,19 @@ class Uwsgi(Server):
     def writer(self, write: object) -> Writer | None:
         """Return a writer to the descriptor. Measured with and without ``--threads``, with ``--http-socket`` and ``--http``."""
         connection = self.connection()
-        options = _options()
         if (
             connection is None
             or self.environ.get("REQUEST_METHOD") == "HEAD"
             or getattr(write, "__name__", "") != "uwsgi_write"
-            or any(part in option for option in options for part in _NOT_RAW)
+            or not self.has_writer
         ):
             return None
         return _Writer(connection)
+
+    @property
+    def has_writer(self) -> bool:
+        """Whether a response's body goes through the descriptor as it is."""
+        return not any(part in option for option in _options() for part in _NOT_RAW)
 
     def threads(self) -> int | None:
         """Return ``--threads``, None without."""

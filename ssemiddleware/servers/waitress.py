@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
+from .loop import leaves
 from .server import Loop, Pool, Server, StartThread, StopSign, Writer
 from .stopping import AskedSign
 from .writing import CHANGED_OUTSIDE, CallingWriter, check_length, has_length_or_encoding, is_exactly, may_be_written
@@ -73,6 +74,11 @@ class Waitress(Server):
         """Return the dispatcher's threads."""
         dispatcher = self._dispatcher
         return None if dispatcher is None else _Pool(dispatcher, self._channel.adj.threads)
+
+    def last_bytes(self) -> Callable[[], bool]:
+        """Return what tells whether the last chunk has left: the task writes it after ``close()``, and waitress may hold it."""
+        channel, has_left = self._channel, leaves("waitress.task", "service")
+        return lambda: has_left() and not (channel.connected and channel.total_outbufs_len)
 
     def threads(self) -> int | None:
         """Return ``--threads``."""

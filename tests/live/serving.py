@@ -166,7 +166,7 @@ def simple(server: str) -> Kind:
     def command(application: str, port: int) -> list[str]:
         return [sys.executable, "-m", "live.simple_servers", server, str(port), application]
 
-    return Kind(server, command, ())
+    return Kind(server, command, ("gevent",) if server == "pywsgi" else ())
 
 
 SYNC, GTHREAD, GEVENT = gunicorn("sync"), gunicorn("gthread", "--threads", "10"), gunicorn("gevent")

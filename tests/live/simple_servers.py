@@ -1,4 +1,4 @@
-"""Serve an application with werkzeug's or wsgiref's server: ``simple_servers werkzeug|wsgiref PORT MODULE:NAME``."""
+"""Serve an application with a server that has no command line: ``simple_servers werkzeug|wsgiref|pywsgi PORT MODULE:NAME``."""
 
 from __future__ import annotations
 
@@ -15,9 +15,17 @@ if TYPE_CHECKING:
 
 def main(server: str, port: str, name: str) -> None:
     """Serve until the process is ended; a name that ends with ``()`` is a factory."""
+    if server == "pywsgi":
+        from gevent import monkey
+
+        monkey.patch_all()
     found = import_string(name.removesuffix("()"))
     application: WSGIApplication = found() if name.endswith("()") else found
-    if server == "werkzeug":
+    if server == "pywsgi":
+        from gevent.pywsgi import WSGIServer
+
+        WSGIServer(("127.0.0.1", int(port)), application, log=None).serve_forever()
+    elif server == "werkzeug":
         run_simple("127.0.0.1", int(port), application, threaded=True)
     else:
         with make_server("127.0.0.1", int(port), application) as wsgiref:

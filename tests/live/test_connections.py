@@ -8,6 +8,7 @@ import re
 import socket
 import ssl
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +83,15 @@ def test_descriptors_that_are_closed_and_used_again_between_two_looks_are_not_mi
 def test_over_http2_nothing_is_written_by_another_thread_and_nothing_hangs(folder: Path, serve: Start) -> None:
     """With a window of a few bytes, gunicorn's HTTP/2 response waits for the client: no writer there."""
     h2 = pytest.importorskip("h2.connection")
+    with http2_client(folder, serve) as (server, client):
+        body = read_over_http2(client, h2, play_target(pause(3 * HEARTBEAT), event("one"), pause(HEARTBEAT), event("two")))
+        assert re.fullmatch(rb"(:\n)?data: one\n\ndata: two\n\n", body)
+        assert server.get("/ping").body == b"pong"
+
+
+@contextlib.contextmanager
+def http2_client(folder: Path, serve: Start) -> Iterator[tuple[Server, ssl.SSLSocket]]:
+    """A server that speaks HTTP/2, and a client that has chosen it; all other connections are HTTP/1.1."""
     authority, trust = trustme.CA(), ssl.create_default_context()
     authority.configure_trust(trust)
     path = folder / "certificate-http2.pem"
@@ -93,14 +103,22 @@ def test_over_http2_nothing_is_written_by_another_thread_and_nothing_hangs(folde
         client.settimeout(PATIENCE)
         if client.selected_alpn_protocol() != "h2":
             pytest.skip("this gunicorn speaks no HTTP/2")
-        body = read_over_http2(client, h2, play_target(pause(3 * HEARTBEAT), event("one"), pause(HEARTBEAT), event("two")))
-    assert re.fullmatch(rb"(:\n)?data: one\n\ndata: two\n\n", body)
-    trust.set_alpn_protocols(["http/1.1"])
-    assert server.get("/ping").body == b"pong"
+        trust.set_alpn_protocols(["http/1.1"])
+        yield server, client
 
 
-def read_over_http2(client: ssl.SSLSocket, h2: Any, target: str) -> bytes:
-    """Return what an EventSource gets that lets three bytes through at a time."""
+def test_over_http2_a_stream_ends_after_a_few_seconds_since_it_holds_up_all_others(folder: Path, serve: Start) -> None:
+    h2 = pytest.importorskip("h2.connection")
+    with http2_client(folder, serve) as (server, client):
+        began = time.monotonic()
+        body = read_over_http2(client, h2, play_target(repeat(event("tick"), pause(0.5))), window=65535)
+        assert 8 < time.monotonic() - began < PATIENCE
+        assert re.fullmatch(rb"(:\n)?(data: tick\n\n)+retry: [0-9]+\n\n", body), body[-200:]
+        assert "one after another" in server.output()
+
+
+def read_over_http2(client: ssl.SSLSocket, h2: Any, target: str, window: int = 3) -> bytes:
+    """Return what an EventSource gets that lets so many bytes through at a time."""
     import h2.config
     import h2.events
     import h2.exceptions
@@ -108,7 +126,7 @@ def read_over_http2(client: ssl.SSLSocket, h2: Any, target: str) -> bytes:
 
     connection = h2.connection.H2Connection(h2.config.H2Configuration(client_side=True))
     connection.initiate_connection()
-    connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: 3})
+    connection.update_settings({h2.settings.SettingCodes.INITIAL_WINDOW_SIZE: window})
     pseudo = [(":method", "GET"), (":path", target), (":scheme", "https"), (":authority", "localhost")]
     connection.send_headers(1, [*pseudo, *((name.lower(), value) for name, value in EVENT_SOURCE)], end_stream=True)
     body, has_ended = b"", False

@@ -190,6 +190,9 @@ class FakeServer(Server):
     def connection(self) -> Connection | None:
         return self.exchange.connection
 
+    def holds_up_others(self) -> bool:
+        return self.exchange.holds_up_others
+
     def writer(self, write: object) -> Writer | None:
         if not self.exchange.can_write or write != self.exchange.write or "Content-Encoding" in self.exchange.headers:
             return None
@@ -253,6 +256,7 @@ class Exchange:
         has_connection: bool = True,
         closes_by_itself: bool = False,
         is_known: bool = True,
+        holds_up_others: bool = False,
         **options: object,
     ) -> None:
         self.clock = Clock()
@@ -264,6 +268,7 @@ class Exchange:
         self.writer: FakeWriter | None = None
         self.is_server_writing = False
         self.is_known = is_known
+        self.holds_up_others = holds_up_others
         self.is_drained = False
         self.is_watched = True  # by the watcher
         self.asked_for_place: list[bool] = []  # and whether it might be refused

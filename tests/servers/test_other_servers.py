@@ -18,7 +18,7 @@ from ssemiddleware.servers.mod_wsgi import ModWsgi
 from ssemiddleware.servers.server import Server, StopSign
 from ssemiddleware.servers.stopping import AskedSign
 
-from .real_servers import DEADLINE, SERVERS, Silent, request_to, writer_of
+from .real_servers import DEADLINE, SERVERS, Silent, is_soon, request_to, writer_of
 
 
 def test_cheroots_stop_is_seen_and_its_threads_are_counted() -> None:
@@ -34,6 +34,29 @@ def test_cheroots_stop_is_seen_and_its_threads_are_counted() -> None:
         assert not sign.is_stopping()
     assert sign.is_stopping()
     assert sign.seconds_left(9.0) is None  # it waits for ever
+
+
+@pytest.mark.parametrize("name", ["waitress", "cheroot"])
+def test_it_is_seen_when_the_last_chunk_has_left_behind_close(name: str) -> None:
+    asked: list[Callable[[], bool] | None] = []
+    in_close: list[bool] = []
+
+    class Closing(Silent):
+        def close(self) -> None:
+            has_left = self.server.last_bytes()
+            assert has_left is not None
+            asked.append(has_left)
+            in_close.append(has_left())
+            super().close()
+
+    application = Closing()
+    with SERVERS[name](application) as address, request_to(address, application):
+        application.go_on.set()
+        assert application.was_closed.wait(DEADLINE)
+        (has_left,) = asked
+        assert has_left is not None
+        assert is_soon(has_left)
+    assert in_close == [False]
 
 
 @pytest.mark.parametrize(
