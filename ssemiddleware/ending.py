@@ -6,7 +6,7 @@ import errno
 import os
 from collections import deque
 from collections.abc import Callable
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from .servers.server import Pool, Server, StopSign
@@ -47,19 +47,20 @@ class Round:
     """What is asked once a tick for all streams of one middleware in one process: does the process stop?
 
     *is_drained*: whether the application has said so. *each*: what else is to be looked at once a tick, and whether
-    that concerns each stream. For the watcher.
+    that concerns each stream. *ends_told*: returns another number once a stream has been told to end. For the watcher.
     """
 
     __slots__ = (
-        "_each", "_ends_told", "_is_drained", "_last_bytes", "has_told_of_short_lease", "is_served", "looked_at", "pool",
-        "process", "sign", "stopping_since",
+        "_each", "_ends_told", "_is_drained", "_last_bytes", "_seen", "has_told_of_short_lease", "is_served", "looked_at",
+        "pool", "process", "sign", "stopping_since",
     )  # fmt: skip
 
-    ends_told: ClassVar[int] = 0  # another number once an application has told a stream to end
-
-    def __init__(self, is_drained: Callable[[], object], each: Callable[[float], bool]) -> None:
+    def __init__(
+        self, is_drained: Callable[[], object], each: Callable[[float], bool], ends_told: Callable[[], int] = int
+    ) -> None:
         self._is_drained = is_drained
-        self._ends_told = Round.ends_told
+        self._ends_told = ends_told
+        self._seen = ends_told()
         self._each = each
         self._last_bytes: deque[Callable[[], bool]] = deque()  # of streams that ended while the process stops
         self.has_told_of_short_lease = False
@@ -80,8 +81,8 @@ class Round:
         self.looked_at = now
         if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
             self.stopping_since = now
-        ends, self._ends_told = self._ends_told, Round.ends_told
-        return self._each(now) or self.stopping_since is not None or ends != self._ends_told
+        before, self._seen = self._seen, self._ends_told()
+        return self._each(now) or self.stopping_since is not None or before != self._seen
 
     @property
     def is_stopping(self) -> bool:

@@ -15,9 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, TypeVar
-
-from .ending import Round
+from typing import TYPE_CHECKING, ClassVar, TypeVar
 
 if TYPE_CHECKING:
     from .source import Sources
@@ -105,11 +103,12 @@ class Stream:
             raise ValueError(f"reason must be a text of one character or more, got {reason!r}")
         if self.reason is None and self.told_to_end is None:
             self.told_to_end = reason
-            Round.ends_told += 1  # behind that: whoever sees another number finds the stream
+            Stream.ends_told += 1  # behind that: whoever sees another number finds the stream
 
     # -- for the package
 
     told_to_end: str | None = None  # why, by `end`; here since few streams are
+    ends_told: ClassVar[int] = 0  # another number once a stream of this process has been told to end
 
     def on_closing(self, callback: Callback) -> None:
         """Have *callback*, which returns at once, called when `closing` is set and when `closed` is; at once if one is set."""

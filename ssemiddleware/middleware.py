@@ -296,7 +296,7 @@ class SSEMiddleware:
         threads = server.threads()
         self._limit_streams(threads)
         drained: list[bool] = self._drained
-        made = Round(functools.partial(bool, drained), self._admission.relieve)
+        made = Round(functools.partial(bool, drained), self._admission.relieve, lambda: Stream.ends_told)
         round_of_process = self._rounds.setdefault(process, made)
         if round_of_process is made:  # else another thread was faster
             for level, line in starting_lines(server, threads=threads, limit=self._limit(), heartbeat=self.options.heartbeat):

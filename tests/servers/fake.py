@@ -279,7 +279,7 @@ class Exchange:
         self.service: Service | None = None
         self.care: Care | None = None
         self.middleware = _Middleware(application, **options)  # type: ignore[arg-type]
-        self.round = Round(lambda: self.is_drained, self.middleware._admission.relieve)
+        self.round = Round(lambda: self.is_drained, self.middleware._admission.relieve, lambda: Stream.ends_told)
         self.environ = environ_of(given) | {_EXCHANGE: self}
         self.iterable = layer(self.middleware)(self.environ, self.start_response)
         self._served = serve(self.iterable, self)
