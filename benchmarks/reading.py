@@ -7,6 +7,7 @@ Run as a program, it reads one announced stream and forgets it, until it is ende
 
 from __future__ import annotations
 
+import re
 import socket
 import struct
 import sys
@@ -16,7 +17,7 @@ from collections.abc import Iterable, Iterator
 from .shapes import events_of
 
 LAST_CHUNK = b"\r\n0\r\n\r\n"
-OPENING = b":\n"  # what a wrapped stream may begin with
+OPENING = re.compile(rb":\n|retry: [0-9]+\n(?!\n)")  # what a wrapped stream may begin with
 
 AS_AN_EVENT_SOURCE = "Accept: text/event-stream\r\nCache-Control: no-cache"  # header lines
 ACCEPT_ANYTHING = "Accept: */*"
@@ -92,7 +93,8 @@ def event_blocks_of(response: memoryview) -> Iterator[memoryview]:
     """Yield the chunks of a response's body without the comment that may open a wrapped stream."""
     blocks = blocks_of(response)
     first = next(blocks, memoryview(b""))
-    yield first[len(OPENING) :] if bytes(first[: len(OPENING)]) == OPENING else first
+    opening = OPENING.match(first)
+    yield first[opening.end() :] if opening else first
     yield from blocks
 
 

@@ -306,12 +306,17 @@ class Admission:
         patience = min(_MOST_PATIENCE, 1 + self._faded(self._clock()) / max(1, self.open))
         return round(self._retry * patience * random.uniform(*_JITTER))
 
-    def maybe_usual_retry(self) -> int | None:
-        """Return the milliseconds after which a client that gets its stream should come back, None if that need not be told.
+    def usual_retry(self) -> int:
+        """Return the milliseconds after which a client that gets its stream should come back.
 
         A refused client, which may have been told to wait for longer, keeps that time until another is told.
         """
-        return round(self._retry * random.uniform(*_JITTER)) if any(self._refused.values()) else None
+        return round(self._retry * random.uniform(*_JITTER))
+
+    @property
+    def has_refused(self) -> bool:
+        """Whether this process has told a client to wait for longer than usual."""
+        return any(self._refused.values())
 
     def _faded(self, now: float) -> float:
         return self._pressure * math.exp((self._pressed_at - now) / _FORGET_AFTER) if self._pressure else 0.0

@@ -110,13 +110,17 @@ class Service:
         if first is None:
             is_due = self.speaks and (self.outside.writer is None or not self.server.can_open)
         else:  # a client that was refused before has been told to wait for longer
-            is_due = (self.speaks and len(first) >= _LARGE) or self._admission.maybe_usual_retry() is not None
+            is_due = (self.speaks and len(first) >= _LARGE) or self._admission.has_refused
         return wire.note_ours(self.opening()) if is_due else None
 
     def opening(self) -> bytes:
-        """Return what a stream begins with, and tell a client that was refused before when to reconnect."""
-        milliseconds = self._admission.maybe_usual_retry() if self.is_event_source else None
-        return HEARTBEAT if milliseconds is None else b"retry: %d\n" % milliseconds
+        """Return what a stream begins with, to an EventSource when to reconnect: any worker may have told it a longer time.
+
+        Past a layer that may change it, only if this worker has refused.
+        """
+        tells_all = self.options.retry is not None and self.outside.writer is not None
+        tells = self.is_event_source and (tells_all or self._admission.has_refused)
+        return b"retry: %d\n" % self._admission.usual_retry() if tells else HEARTBEAT
 
     def maybe_heartbeat(self) -> bytes:
         """Return what becomes of a ``b""`` of the application's: a heartbeat if one is due."""

@@ -138,15 +138,32 @@ def test_under_a_server_that_nobody_knows_nothing_is_added(given_: dict[str, str
     assert received(20.0, EVENT, b"", 20.0, b"", EVENT, request=given_, is_known=False) == [EVENT, b"", b"", EVENT]
 
 
-def test_the_opening_says_when_to_reconnect_if_another_time_may_have_been_told() -> None:
+def test_the_opening_tells_an_event_source_when_to_reconnect() -> None:
     exchange = Exchange(script(1.0, EVENT), EVENT_SOURCE, retry=1000)
-    exchange.middleware._admission._refused["memory"] = 1
     exchange.rest()
-    opening, event = exchange.client.received
-    assert opening.startswith(b"retry: ")
+    assert exchange.client.received == [HEARTBEAT, EVENT]
+    [opening] = exchange.client.openings
     assert opening.count(b"\n") == 1
     assert 750 <= int(opening.removeprefix(b"retry: ")) <= 1500
-    assert event == EVENT
+
+
+@pytest.mark.parametrize("request_", [FETCH, UNANNOUNCED], ids=["fetch", "unannounced"])
+def test_the_opening_of_any_other_client_says_nothing(request_: dict[str, str]) -> None:
+    exchange = Exchange(script(20.0, EVENT), request_)
+    exchange.rest()
+    assert exchange.client.openings == []
+
+
+def test_where_the_reconnection_time_is_the_browsers_it_is_told_only_to_undo_another() -> None:
+    for refused in (0, 1):
+        exchange = Exchange(script(1.0, EVENT), EVENT_SOURCE, retry=None)
+        exchange.middleware._admission._refused["memory"] = refused
+        exchange.rest()
+        assert (len(exchange.client.openings), exchange.client.received) == (refused, [HEARTBEAT, EVENT])
+
+
+def test_an_application_that_begins_at_once_pays_no_line_for_it() -> None:
+    assert received(EVENT, EVENT) == [EVENT, EVENT]
 
 
 # -- heartbeats

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import ssl
 import struct
@@ -14,6 +15,9 @@ Headers = list[tuple[str, str]]
 Framing = Literal["chunked", "length", "until the connection ends"]
 
 PATIENCE = 20.0  # seconds for what comes at once, or not before the applications' waits have ended, of a minute
+
+
+_OPENING = re.compile(rb"\Aretry: [0-9]{4}\n(?!\n)")  # not the last words of a stream
 
 
 class Arrival(NamedTuple):
@@ -40,6 +44,7 @@ class Connection:
         self.status = 0
         self.headers: Headers = []
         self.arrivals: list[Arrival] = []
+        self.opening: re.Match[bytes] | None = None
         self.ended: Literal["cleanly", "cut"] | None = None
         self.ended_at = 0.0
 
@@ -175,6 +180,8 @@ class Connection:
         blocks = {"chunked": self._chunks, "length": self._rest_of_length, "until the connection ends": self._all}
         assert self._framing is not None
         for block in blocks[self._framing]():
+            if not self.arrivals:  # an opening says when to reconnect: it is read as the comment in whose place it stands
+                self.opening, block = _OPENING.match(block), _OPENING.sub(b":\n", block)
             self.arrivals.append(Arrival(time.monotonic(), block))
 
     def _chunks(self) -> Iterator[bytes]:

@@ -14,7 +14,7 @@ import pytest
 from .client import TooLate
 from .conftest import Measure, Start
 from .serving import EVENT_SOURCE, Kind, Server, gunicorn
-from .steps import Step, event, large_event, pause, repeat, wait_for_the_end
+from .steps import Step, event, large_event, pause, repeat, wait_for_release, wait_for_the_end
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(300)]
 
@@ -29,6 +29,9 @@ A_FEW = 300  # objects
 # busy machine, with no stream open. What each stream leaves behind would be thousands.
 A_CONNECTION = 1
 FLAT = 0.05  # of the memory after the warm-up
+
+ADVERSARYS = 5000  # streams of one client that reads nothing of them
+MORE = 8_000_000  # bytes that the allocator may keep for good; a thousand streams at once have been open
 
 THREADS = 64  # more than clients, since it takes half a second until it is noticed that one has left
 WORKERS = [gunicorn("gthread", "--threads", str(THREADS)), gunicorn("gevent")]
@@ -62,6 +65,36 @@ def test_nothing_of_two_thousand_streams_stays_behind(kind: Kind, serve: Start, 
     streams = WARM_UP + (len(residents) - 1) * ROUND
     assert after.ended == {"application ended": streams // 2, "client gone": streams // 2 + THREADS}
     measure(f"streams until the worker's memory is flat for {STREAMS}, {kind}", streams)
+
+
+STAYS = {
+    "sleeps": [pause(0.5), event("late")],
+    "waits in a queue": [event("the beginning"), wait_for_release(5)],
+    "waits before it begins": [wait_for_release(2)],
+    "does not stop": [repeat(event("one of many"), pause(0.01))],
+}
+
+
+@pytest.mark.parametrize("kind", WORKERS, ids=str)
+def test_nothing_of_a_client_that_connects_and_leaves_five_thousand_times_stays_behind(kind: Kind, serve: Start) -> None:
+    server = serve(kind, APPLICATION)
+    start_all_threads(server)
+    for steps in STAYS.values():
+        connect_and_leave(server, WARM_UP // len(STAYS), steps)
+    before = inside_once(server, is_at_rest, "no stream is open after the warm-up")
+    for steps in STAYS.values():
+        connect_and_leave(server, ADVERSARYS // len(STAYS), steps)
+        assert server.get("/ping", within=WITHIN).status == 200
+    after = inside_once(server, lambda inside: is_as_it_was(inside, before), f"all is as it was: {before}")
+    assert after.resident <= before.resident + MORE
+
+
+def connect_and_leave(server: Server, times: int, steps: list[Step]) -> None:
+    """Ask for a stream and leave without reading it, again and again, now and then with a RST."""
+    for number in range(times):
+        connection = server.open(*steps, headers=EVENT_SOURCE)
+        connection.leave("RST" if number % 4 == 1 else "FIN")
+    server.leave_all()
 
 
 def is_flat(residents: list[int]) -> bool:

@@ -12,6 +12,7 @@ Between two steps of the server's loop the server writes.
 
 from __future__ import annotations
 
+import re
 import time
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING
 from ssemiddleware import SSEMiddleware
 from ssemiddleware.care import Care
 from ssemiddleware.ending import Round
+from ssemiddleware.event_stream import HEARTBEAT
 from ssemiddleware.handle import Callback, Stream, run_all
 from ssemiddleware.memory import Pulls
 from ssemiddleware.request import Request
@@ -39,6 +41,7 @@ _TICK = 0.25  # seconds, as the watcher's
 _TICK_AT_END = 0.05
 
 _EXCHANGE = "fake.exchange"
+_OPENING = re.compile(rb"retry: [0-9]+\n")
 
 
 class Client:
@@ -49,7 +52,8 @@ class Client:
         self.takes = True  # a few bytes, without a wait
         self.breaks = False  # a write fails half way
         self.progress: Progress | None = Progress(0, 0)
-        self.received: list[bytes] = []
+        self.received: list[bytes] = []  # with HEARTBEAT in place of an opening that says when to reconnect
+        self.openings: list[bytes] = []  # as they were
         self.ours: list[bytes] = []  # what the watcher has written
         self.ends: list[bytes] = []  # with what the watcher has ended the response
         self.can_be_ended = True
@@ -59,6 +63,14 @@ class Client:
     @property
     def body(self) -> bytes:
         return b"".join(self.received)
+
+    def receive(self, block: bytes) -> bytes:
+        """Receive *block*; return what stands for it in `received`."""
+        if _OPENING.fullmatch(block) and not any(self.received):
+            self.openings.append(block)
+            block = HEARTBEAT
+        self.received.append(block)
+        return block
 
 
 class FakeConnection(Connection):
@@ -122,8 +134,7 @@ class FakeWriter:
             raise BrokenPipeError
         if not self.client.takes:
             return False
-        self.client.received.append(block)
-        self.client.ours.append(block)
+        self.client.ours.append(self.client.receive(block))
         return True
 
     def end(self, last: bytes) -> bool:
@@ -209,7 +220,7 @@ class FakeServer(Server):
 def serve(iterable: Iterable[bytes], exchange: Exchange) -> Iterator[bytes]:
     """Be a server's loop; whoever iterates over this decides how long a write takes."""
     for block in iterable:
-        exchange.client.received.append(block)
+        exchange.client.receive(block)
         exchange.is_server_writing = True
         yield block
         exchange.is_server_writing = False
@@ -303,7 +314,7 @@ class Exchange:
         return self.write
 
     def write(self, block: bytes) -> None:
-        self.client.received.append(block)
+        self.client.receive(block)
 
     def next(self) -> bytes:
         """Take the next block, and stay where the server writes it."""
