@@ -96,11 +96,11 @@ class _Version:
 
     limits: tuple[str, ...]  # each may be missing, but not all
     usage: str
-    inactive_file: str  # page cache that the kernel reclaims before it kills
+    page_cache: tuple[str, ...]  # which the kernel reclaims before it kills, also of files that were read twice
 
 
-_V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", "total_inactive_file")
-_V2 = _Version(("memory.max", "memory.high"), "memory.current", "inactive_file")
+_V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
+_V2 = _Version(("memory.max", "memory.high"), "memory.current", ("inactive_file", "active_file"))
 
 
 @dataclass(frozen=True)
@@ -127,10 +127,9 @@ class _Group:
             return None
         usage_file = f"{self.directory}/{self.version.usage}"
         usage = _number(_read(usage_file), usage_file)
-        inactive_file = _statistic(
-            statistics or _read(self._statistics_file), self.version.inactive_file, self._statistics_file
-        )
-        return Reading(max(0, usage - inactive_file), int(limit))
+        statistics = statistics or _read(self._statistics_file)
+        page_cache = sum(_statistic(statistics, name, self._statistics_file) for name in self.version.page_cache)
+        return Reading(max(0, usage - page_cache), int(limit))
 
     @property
     def _statistics_file(self) -> str:

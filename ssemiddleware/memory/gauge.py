@@ -1,4 +1,4 @@
-"""How much memory is used of how much there may be: in the cgroup, on the machine or by the process.
+"""How much memory is used of how much there may be: in the cgroup, or by the process.
 
 >>> gauge = MemoryGauge("512MiB")
 >>> gauge.source, gauge.read().limit
@@ -36,9 +36,9 @@ _UNKNOWN = Reading(0, sys.maxsize)
 class MemoryGauge:
     """How much memory is used of how much there may be.
 
-    *limit*: None picks by itself: the cgroup that is fullest where one has a limit, else the machine. Otherwise it is the
-    resident memory of this process against bytes, ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine. *read*: gives both
-    numbers instead.
+    *limit*: None picks by itself: the cgroup that is fullest where one has a limit, else the resident memory of this process
+    against what it has and could still get of the machine's. Otherwise it is the resident memory of this process against bytes,
+    ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine. *read*: gives both numbers instead.
 
     *root*: the directory that the cgroup is looked for in. Nothing is read before the first `read`, which any thread may call,
     also in a process forked from the one that made the gauge.
@@ -137,8 +137,8 @@ class MemoryGauge:
 
     def _read_machine(self) -> Reading:
         self._source = self._shared = "machine"
-        memory = psutil.virtual_memory()
-        return Reading(memory.total - memory.available, memory.total)
+        used = psutil.Process().memory_info().rss
+        return Reading(used, used + psutil.virtual_memory().available)  # what other programs fill is nothing of ours
 
 
 def _parse_limit(limit: int | str) -> Callable[[], int]:

@@ -39,7 +39,7 @@ class MemoryGovernor:
 
     def __init__(
         self,
-        limit: int | str | None = None,  # what the kernel enforces: the cgroup's, else the machine's
+        limit: int | str | None = None,  # the cgroup's, else what this process has and could still get
         *,
         low: float = 0.70,  # of the limit
         high: float = 0.80,  # of the limit

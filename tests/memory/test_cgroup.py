@@ -35,13 +35,16 @@ V1_CPU_MOUNT = "39 31 0:34 {root} /sys/fs/cgroup/cpu,cpuacct rw,nosuid,relatime 
 Files = dict[str, str]
 
 
-def v2(group: str, usage: int, limit: object = "max", *, high: object = "max", inactive_file: int = 0) -> Files:
+def v2(
+    group: str, usage: int, limit: object = "max", *, high: object = "max", inactive_file: int = 0, active_file: int = 0
+) -> Files:
     directory = f"{SYS}/{group}".rstrip("/")
     return {
         f"{directory}/memory.max": f"{limit}\n",
         f"{directory}/memory.high": f"{high}\n",
         f"{directory}/memory.current": f"{usage}\n",
-        f"{directory}/memory.stat": f"anon 1\nfile 2\ninactive_anon 3\nactive_anon 4\ninactive_file {inactive_file}\nslab 5\n",
+        f"{directory}/memory.stat": f"anon 1\nfile 2\ninactive_anon 3\nactive_anon 4\ninactive_file {inactive_file}\n"
+        f"active_file {active_file}\nslab 5\n",
     }
 
 
@@ -52,7 +55,8 @@ def v1(group: str, usage: int, limit: int = NO_LIMIT_V1, *, hierarchical: int | 
         f"{directory}/memory.usage_in_bytes": f"{usage}\n",
         f"{directory}/memory.stat": (
             f"cache 1\nrss 2\ninactive_file 3\nhierarchical_memory_limit {hierarchical or limit}\n"
-            f"hierarchical_memsw_limit {NO_LIMIT_V1}\ntotal_cache 4\ntotal_inactive_file {inactive_file}\ntotal_active_file 5\n"
+            f"hierarchical_memsw_limit {NO_LIMIT_V1}\ntotal_cache 4\ntotal_inactive_file {inactive_file}\n"
+            "total_active_file 0\n"
         ),
     }
 
@@ -61,7 +65,10 @@ def process(cgroup: str, mountinfo: str) -> Files:
     return {"proc/self/cgroup": cgroup, "proc/self/mountinfo": OTHER_MOUNTS + mountinfo}
 
 
-V2_ROOT = {f"{SYS}/memory.stat": "anon 1\ninactive_file 2\n", f"{SYS}/cgroup.controllers": "cpu io memory pids\n"}  # no limits
+V2_ROOT = {
+    f"{SYS}/memory.stat": "anon 1\ninactive_file 2\nactive_file 0\n",
+    f"{SYS}/cgroup.controllers": "cpu io memory pids\n",
+}  # no limits
 
 DOCKER_V2_WITH_NAMESPACE = {
     **process("0::/\n", V2_MOUNT.format(root="/")),
@@ -207,6 +214,10 @@ LIMITED = {
     "more inactive page cache than usage": (
         DOCKER_V2_WITH_NAMESPACE | v2("", 300 * MiB, 512 * MiB, inactive_file=301 * MiB), 0, 512 * MiB,
     ),
+    "a file that was read twice": (
+        DOCKER_V2_WITH_NAMESPACE | v2("", 300 * MiB, 512 * MiB, inactive_file=30 * MiB, active_file=200 * MiB),
+        70 * MiB, 512 * MiB,
+    ),
     "a limit one byte below the machine": (
         DOCKER_V2_WITH_NAMESPACE | v2("", 300 * MiB, MACHINE - 1), 300 * MiB, MACHINE - 1,
     ),
@@ -318,7 +329,9 @@ def test_a_group_with_rubbish_for_statistics_is_left_out(tmp_path: Path, text: s
 
 
 def test_version_1_without_a_hierarchical_limit_has_its_own(tmp_path: Path) -> None:
-    files = DOCKER_V1_WITHOUT_NAMESPACE | {f"{SYS}/memory/memory.stat": "cache 1\ntotal_inactive_file 1048576\n"}
+    files = DOCKER_V1_WITHOUT_NAMESPACE | {
+        f"{SYS}/memory/memory.stat": "cache 1\ntotal_inactive_file 1048576\ntotal_active_file 0\n"
+    }
     assert find(tmp_path, files).read() == Reading(299 * MiB, 512 * MiB)
 
 
