@@ -277,6 +277,8 @@ class EventStream:
         if service.handle.reason is not None and has_ended and isinstance(error, Exception):
             _log.debug("%r raised after its stream had ended", service.handle.path, exc_info=error)
             return False
+        if service.carried.moves and not service.baton.is_over:  # else the server answers 500
+            service.cut()
         service.finish(RAISED)
         return True
 

@@ -1107,3 +1107,23 @@ def test_the_answer_to_any_other_client_holds_up_others_for_as_long_as_it_takes(
     exchange = Exchange(script(*every(0.5, EVENT, times=60)), FETCH, holds_up_others=True, can_write=False)
     exchange.rest()
     assert exchange.stream.reason == "application ended"
+
+
+# -- an application that raises in mid-answer
+
+
+@pytest.mark.parametrize(("is_delimited", "done"), [(True, []), (False, ["close"])], ids=["chunks", "no chunks"])
+def test_where_the_end_of_the_connection_is_the_answer_s_an_error_resets_it(is_delimited: bool, done: list[str]) -> None:
+    exchange = Exchange(script(EVENT, RuntimeError("in mid-answer")), UNANNOUNCED)
+    exchange.service.is_delimited = is_delimited  # type: ignore[union-attr]  # the response has been started
+    with pytest.raises(RuntimeError, match="in mid-answer"):
+        exchange.rest()
+    assert [each for each in exchange.client.done if each in ("close", "cut")] == done
+
+
+def test_an_error_before_the_first_block_resets_nothing_since_the_server_answers() -> None:
+    exchange = Exchange(script(RuntimeError("at once")), UNANNOUNCED)
+    exchange.service.is_delimited = False  # type: ignore[union-attr]  # the response has been started
+    with pytest.raises(RuntimeError, match="at once"):
+        exchange.rest()
+    assert "close" not in exchange.client.done
