@@ -132,6 +132,7 @@ def test_nothing_is_held_back_but_half_a_byte_order_mark_behind_a_line_of_ours(
 
 @pytest.mark.parametrize("oversized", [Fold(over=60, width=60), Fragment(over=100, size=60)], ids=["fold", "fragment"])
 @given(blocks=cuttings(), silent_before=st.lists(st.booleans(), min_size=13, max_size=13), request_=requests)
+@example(blocks=[b"retry: 9\n", b"data: y\n\n"], silent_before=[False] * 13, request_={})
 @example(blocks=[b"\xef", b"\xbb", b"\xbfdata: [1,2]\n\n"], silent_before=[True] * 13, request_=EVENT_SOURCE)
 def test_heartbeats_change_no_event_that_is_reshaped(
     oversized: Fold | Fragment, blocks: list[bytes], silent_before: list[bool], request_: dict[str, str]
