@@ -9,6 +9,7 @@ more; then, as JSON, what came between these two. Each client asks as an EventSo
 from __future__ import annotations
 
 import json
+import os
 import re
 import select
 import socket
@@ -31,6 +32,7 @@ _EVENT_END = b"\n\n"
 _COMMENT = b"\r\n:\n"  # behind the line with the chunk's size
 _AT_ONCE = 50  # new connections before those that are there are read
 _OPEN_WITHIN = 120.0  # seconds
+_TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, in which the kernel counts
 
 
 class Seen(NamedTuple):
@@ -46,7 +48,7 @@ class Seen(NamedTuple):
     @property
     def cpu_of_an_event(self) -> float:
         """Microseconds of a core."""
-        return 1e6 * self.cpu / self.events
+        return 1e6 * max(self.cpu, _TICK) / self.events  # a short run may take less than the kernel counts
 
     @property
     def share(self) -> float:
