@@ -138,7 +138,7 @@ class MemoryGauge:
     def _read_machine(self) -> Reading:
         self._source = self._shared = "machine"
         used = psutil.Process().memory_info().rss
-        return Reading(used, used + psutil.virtual_memory().available)  # what other programs fill is nothing of ours
+        return Reading(used, used + psutil.virtual_memory().available)  # others count by what they leave
 
 
 def _parse_limit(limit: int | str) -> Callable[[], int]:

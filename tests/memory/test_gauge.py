@@ -110,7 +110,7 @@ def test_the_machine_is_read_where_there_is_no_cgroup(tmp_path: Path) -> None:
     assert_is_of_the_machine(gauge, gauge.read)
 
 
-def test_what_other_programs_fill_of_the_machine_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_programs_count_by_what_they_leave_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OneGigabyteLeft(NamedTuple):
         total: int = 1000 * 1024 * MiB
         available: int = 1024 * MiB
