@@ -7,53 +7,23 @@ import time
 import pytest
 
 from .client import Headers
-from .conftest import WRAPPED, Pool
-from .serving import (
-    ALL_SERVERS,
-    EVENT_SOURCE,
-    UNANNOUNCED,
-    Kind,
-    cheroot,
-    flask_run,
-    granian,
-    gunicorn,
-    hypercorn,
-    new_key,
-    play_target,
-    runserver,
-    simple,
-    uvicorn,
-    uwsgi,
-)
+from .conftest import Pool
+from .every_server import ASGI, each_server
+from .serving import EVENT_SOURCE, UNANNOUNCED, Kind, gunicorn, new_key, play_target
 from .steps import Step, event, pause, repeat, wait_for_the_end
 
 pytestmark = pytest.mark.live
 
-ASGI = "live.asgi:bridged"
 LAST_CHUNK = b"0\r\n\r\n"  # servers that send it behind the headers of a HEAD, whatever the application does
 SENDS_LAST_CHUNK = {"waitress", "gunicorn gevent_pywsgi", "pywsgi", "uWSGI behind its router"}
 CLOSED_WITHIN = 5.0  # seconds; a stream would go on for a minute
 OF_ONE_RESPONSE = {"date", "server", "x-process", "connection", "keep-alive", "transfer-encoding"}
 
-SERVERS = [
-    *((kind, WRAPPED) for kind in (*ALL_SERVERS, gunicorn("gevent_pywsgi"), cheroot(), simple("pywsgi"), granian())),
-    (flask_run(), "live.development_servers:flask"),
-    (runserver(), "live.development_servers"),
-    (uvicorn(), ASGI),
-    (gunicorn("asgi"), ASGI),
-    (hypercorn(), ASGI),
-    (hypercorn(), f"wsgi:{WRAPPED}"),
-    (uwsgi("--http-socket", name="uWSGI"), WRAPPED),
-    (uwsgi("--http", "--threads=4", name="uWSGI behind its router"), WRAPPED),
-]
 TICKING: list[Step] = [repeat(event("tick"), pause(0.2))]
 SILENT: list[Step] = [event("hello"), wait_for_the_end()]
 
 
-@pytest.mark.parametrize(
-    ("kind", "application"),
-    [pytest.param(kind, name, id=f"{kind}{' in WSGI mode' * name.startswith('wsgi')}") for kind, name in SERVERS],
-)
+@each_server((gunicorn("asgi"), ASGI))
 @pytest.mark.parametrize("headers", [EVENT_SOURCE, UNANNOUNCED], ids=["EventSource", "unannounced"])
 @pytest.mark.parametrize("steps", [TICKING, SILENT], ids=["that ticks", "that is silent"])
 def test_head_is_the_headers_and_nothing_goes_on(

@@ -8,48 +8,19 @@ import socket
 import pytest
 
 from .client import PATIENCE, Headers
-from .conftest import WRAPPED, Pool
-from .serving import (
-    ALL_SERVERS,
-    EVENT_SOURCE,
-    UNANNOUNCED,
-    Kind,
-    cheroot,
-    flask_run,
-    granian,
-    gunicorn,
-    hypercorn,
-    play_target,
-    runserver,
-    simple,
-    uvicorn,
-    uwsgi,
-)
+from .conftest import Pool
+from .every_server import ROUTER, each_server
+from .serving import EVENT_SOURCE, UNANNOUNCED, Kind, play_target
 from .steps import event, fail, pause
 
 pytestmark = pytest.mark.live
 
-ASGI = "live.asgi:bridged"
-ROUTER = uwsgi("--http", "--threads=4", name="uWSGI behind its router")
-SERVERS = [
-    *((kind, WRAPPED) for kind in (*ALL_SERVERS, gunicorn("gevent_pywsgi"), cheroot(), simple("pywsgi"), granian())),
-    (flask_run(), "live.development_servers:flask"),
-    (runserver(), "live.development_servers"),
-    (uvicorn(), ASGI),
-    (hypercorn(), ASGI),
-    (hypercorn(), f"wsgi:{WRAPPED}"),
-    (uwsgi("--http-socket", name="uWSGI"), WRAPPED),
-    (ROUTER, WRAPPED),
-]
 # docs/servers.md says so. Some show it now and then: a FIN may leave before the RST.
 CANNOT_SHOW_IT = {"1.1": {ROUTER.name, "Django runserver"}}
 CANNOT_SHOW_IT["1.0"] = CANNOT_SHOW_IT["1.1"] | {"waitress", "cheroot", "granian", "hypercorn"}
 
 
-@pytest.mark.parametrize(
-    ("kind", "application"),
-    [pytest.param(kind, name, id=f"{kind}{' in WSGI mode' * name.startswith('wsgi')}") for kind, name in SERVERS],
-)
+@each_server()
 @pytest.mark.parametrize("headers", [EVENT_SOURCE, UNANNOUNCED], ids=["EventSource", "unannounced"])
 @pytest.mark.parametrize("version", ["1.1", "1.0"])
 def test_a_truncated_answer_looks_truncated(kind: Kind, application: str, headers: Headers, version: str, pool: Pool) -> None:
