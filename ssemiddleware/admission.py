@@ -259,9 +259,7 @@ class Admission:
             self._open.remove(place)
         except KeyError:  # two threads at once
             return
-        self._counted.places.discard(place)
-        if place.of_key is not None:
-            place.of_key.discard(place)
+        self._count_no_more(place)
         if place.is_stream and _log.isEnabledFor(logging.DEBUG):
             reason, seconds, carried = place.reason, self._clock() - place.began, place.carried.total()
             _log.debug("stream ended: %s, %.3f s, %d bytes, %d events", reason, seconds, carried.bytes_out, carried.events_out)
@@ -271,6 +269,9 @@ class Admission:
     def lend(self, place: Place) -> None:
         """Let another stream have what *place* counts towards the limits."""
         place.is_kept = True
+        self._count_no_more(place)
+
+    def _count_no_more(self, place: Place) -> None:
         self._counted.places.discard(place)
         if place.of_key is not None:
             place.of_key.discard(place)
