@@ -121,23 +121,24 @@ class MemoryGauge:
     def _choose_source(self) -> Callable[[], Reading]:
         if (given := self._given) is not None:
             return lambda: Reading(*given())
+        process = psutil.Process()
         if self._limit is not None:
-            process, limit = psutil.Process(), self._limit()
+            limit = self._limit()
             return lambda: Reading(process.memory_info().rss, limit)
         cgroup = CgroupMemory.find(self._root)
-        return self._read_machine if cgroup is None else lambda: self._read_cgroup_or_machine(cgroup)
+        return lambda: self._read_cgroup_or_machine(cgroup, process)
 
-    def _read_cgroup_or_machine(self, cgroup: CgroupMemory) -> Reading:
-        reading = cgroup.read()
-        if reading is None:  # a limit may be set, or lifted, at any time
-            return self._read_machine()
+    def _read_cgroup_or_machine(self, cgroup: CgroupMemory | None, process: psutil.Process) -> Reading:
+        reading = None if cgroup is None else cgroup.read()
+        if cgroup is None or reading is None:  # a limit may be set, or lifted, at any time
+            return self._read_machine(process)
         if self._source != "cgroup" or self._shared is None:
             self._source, self._shared = "cgroup", cgroup.name
         return reading
 
-    def _read_machine(self) -> Reading:
+    def _read_machine(self, process: psutil.Process) -> Reading:
         self._source = self._shared = "machine"
-        used = psutil.Process().memory_info().rss
+        used = process.memory_info().rss
         return Reading(used, used + psutil.virtual_memory().available)  # others count by what they leave
 
 
