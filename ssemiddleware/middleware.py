@@ -279,10 +279,9 @@ class SSEMiddleware:
         try:
             key = per[1](environ)
             hash(key)
-        except Exception:
-            if "max_streams_per" not in self._logged:
-                self._logged.add("max_streams_per")
-                _log.exception("the callable of max_streams_per raised: its streams are not limited by a key")
+        except Exception as error:
+            line = "the callable of max_streams_per raised: its streams are not limited by a key"
+            self._log_once("max_streams_per", line, error)
             return None
         return key
 
@@ -324,10 +323,10 @@ class SSEMiddleware:
             "application with stream.on_close(), or iterate what blocks through stream.each()",
         )
 
-    def _log_once(self, subject: str, line: str) -> None:
+    def _log_once(self, subject: str, line: str, error: Exception | None = None) -> None:
         if subject not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(subject)
-            _log.warning(line)
+            _log.log(logging.WARNING if error is None else logging.ERROR, line, exc_info=error)
 
 
 _DEFAULTS: dict[str, object] = SSEMiddleware.__init__.__kwdefaults__ or {}
