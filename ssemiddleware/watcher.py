@@ -28,7 +28,6 @@ _TICK = 0.25  # seconds: a disconnect is seen within half a second
 _TICK_AT_END = 0.05  # seconds, while a stream waits for the end of its event
 _CALLBACK_WITHIN = 1.0  # seconds, after which one that has not returned is logged
 
-
 _Newcomer = TypeVar("_Newcomer", bound=Hashable)
 
 
@@ -83,9 +82,8 @@ class Watcher:
     """Watches the streams of one process. `add`, `run` and `start` may be called from any thread."""
 
     def __init__(self) -> None:
-        self._newcomers: dict[
-            Any, Callable[[Any, StartThread], Watched]
-        ] = {}  # a stream that ends within a tick is gone by then
+        # By newcomer, what makes its `Watched` at the next tick: a stream that ends before is gone from here.
+        self._newcomers: dict[Any, Callable[[Any, StartThread], Watched]] = {}
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_asleep = False
         self._thread: threading.Thread | None = None
