@@ -5,10 +5,13 @@
 """
 
 from .event import Event, received_event
+from .line_reader import LineReader
 from .lines import (
     BLANK_LINES,
     BOM,
+    COUNTED,
     HEARTBEAT,
+    LF,
     MEDIA_TYPE,
     behind_line_end,
     character_start,
@@ -26,9 +29,12 @@ from .position import OpaquePosition, Position
 __all__ = [
     "BLANK_LINES",
     "BOM",
+    "COUNTED",
     "HEARTBEAT",
+    "LF",
     "MEDIA_TYPE",
     "Event",
+    "LineReader",
     "OpaquePosition",
     "Position",
     "behind_line_end",

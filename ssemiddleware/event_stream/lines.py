@@ -11,13 +11,13 @@ from collections.abc import Iterator
 
 MEDIA_TYPE = "text/event-stream"
 
-#: A comment line of our own: the opening of an announced stream and its heartbeat. One line end and not two: a blank line
-#: would tear an unfinished event apart, and several readers take even one between events for an event.
+#: A comment line of our own: an opening or a heartbeat. It has one line end and not two: a blank line would break an unfinished
+#: event apart, and several readers take even a blank line between events for an event.
 HEARTBEAT = b":\n"
 
 BOM = b"\xef\xbb\xbf"
 
-#: How a block ends that ends with a blank line, whatever stands before it. CR has no part in this: a LF may follow.
+#: How a block that ends with a blank line ends, whatever is before it. Not with CR: a LF may follow.
 BLANK_LINES = (b"\n\n", b"\n\r\n")
 
 LF, CR = 0x0A, 0x0D
@@ -25,13 +25,13 @@ LF, CR = 0x0A, 0x0D
 # Bytes that are searched at once. A search for LF that runs to the block's end would be quadratic where all lines end with CR.
 _WINDOW = 16384
 
-# A line end, and an empty line behind it (9.2.5: end-of-line = ( cr lf / cr / lf )). A CR before LF is half a line end.
+# A line end, and an empty line after it (9.2.5: end-of-line = ( cr lf / cr / lf )). A CR before LF is half a line end.
 BLANK_LINE = re.compile(rb"(?:\r\n|\n|\r(?!\n))(?:\r\n|\n|\r)")
-_COUNTED = 1024  # bytes of a block in which the ends of events are counted: a microsecond
+COUNTED = 1024  # bytes of a block in which the ends of events are counted: a microsecond
 
 
 def retry_line(milliseconds: int) -> bytes:
-    """Return the last block of a stream that we end ourselves: how long an EventSource waits before it comes back.
+    """Return the last block of a stream that we end: how long an EventSource waits before it reconnects.
 
     The blank line is for Node's EventSource, which keeps a reconnection time only when a block ends.
     """
@@ -78,7 +78,7 @@ def character_start(block: bytes, end: int) -> int:
 
 
 def _event_end_before(block: bytes, start: int, end: int, *, has_cr: bool) -> int:
-    """Return the index behind the last blank line in ``block[start:end]``, which ends where a line ends; 0 without one."""
+    """Return the index after the last blank line in ``block[start:end]``, which ends where a line ends; 0 without one."""
     blank = block.rfind(b"\n\n", start, end)
     if has_cr:  # the search for two bytes is the slow one, so it is spared where there is no CR
         blank = max(blank, block.rfind(b"\n\r", start, end), block.rfind(b"\r\r", start, end))
@@ -89,13 +89,13 @@ def _event_end_before(block: bytes, start: int, end: int, *, has_cr: bool) -> in
 
 
 def last_event_end(block: bytes, start: int = 0, stop: int | None = None) -> int:
-    """Return the index behind the last blank line in ``block[start:stop]``, 0 without one."""
+    """Return the index after the last blank line in ``block[start:stop]``, 0 without one."""
     stop = len(block) if stop is None else stop
     return _event_end_before(block, start, stop, has_cr=block.find(b"\r", start, stop) >= 0)
 
 
 def first_event_end(block: bytes, start: int = 0) -> int:
-    """Return the index behind the first blank line in ``block[start:]`` that follows a line; 0 without one."""
+    """Return the index after the first blank line in ``block[start:]`` that follows a line; 0 without one."""
     for at in range(start, len(block), _WINDOW):
         stop = at + _WINDOW + 1
         ends = [block.find(b"\n\n", at, stop)]
@@ -112,17 +112,17 @@ def count_event_ends(block: bytes) -> int:
 
     To count in all of a large block would take longer than to send it.
     """
-    if len(block) <= _COUNTED:
+    if len(block) <= COUNTED:
         return block.count(b"\n\n") or len(BLANK_LINE.findall(block))
-    first_line = block.find(b"\n", 0, _COUNTED)
-    ends = block.count(b"\n\n", first_line, _COUNTED) if first_line >= 0 else 0
+    first_line = block.find(b"\n", 0, COUNTED)
+    ends = block.count(b"\n\n", first_line, COUNTED) if first_line >= 0 else 0
     if ends > 1:
-        return round(ends * len(block) / (block.rfind(b"\n\n", 0, _COUNTED) + 2))
+        return round(ends * len(block) / (block.rfind(b"\n\n", 0, COUNTED) + 2))
     return 1 if block.endswith((b"\n\n", b"\r\n\r\n", b"\r\r")) else 0
 
 
 def last_line_end(block: bytes, start: int, stop: int) -> int:
-    """Return the index behind the last LF or CR in ``block[start:stop]``, 0 without one."""
+    """Return the index after the last LF or CR in ``block[start:stop]``, 0 without one."""
     return max(block.rfind(b"\n", start, stop), block.rfind(b"\r", start, stop)) + 1
 
 
@@ -140,5 +140,5 @@ def first_line_end(block: bytes, start: int = 0, stop: int | None = None) -> int
 
 
 def behind_line_end(block: bytes, end: int) -> int:
-    """Return the index behind the line end at *end*; a LF that belongs to a CR there may come with the next block."""
+    """Return the index after the line end at *end*; a LF that belongs to a CR there may come with the next block."""
     return end + 2 if block[end : end + 2] == b"\r\n" else end + 1

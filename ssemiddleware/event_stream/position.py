@@ -1,4 +1,4 @@
-"""Where in an event stream the last byte sent stands, and so what may follow it.
+"""Where in an event stream the last byte that was sent is, and so what may follow it.
 
 >>> position = Position()
 >>> position.advance(b"data: half an ev")
@@ -16,10 +16,9 @@ _FIELD_LINE = re.compile(rb"[\r\n][^:\r\n]")
 
 
 class Position:
-    """Where in an event stream the last byte sent stands: the answer to "what may follow here?".
+    """The place of the last byte that was sent: it answers "what may follow here?".
 
-    Begins at the start of a stream, or, with ``anywhere=True``, in the middle of an event of which nothing is known. Not
-    for two threads.
+    Begins at the start of a stream or, with ``anywhere=True``, in the middle of an unknown event. Not for two threads.
     """
 
     __slots__ = ("_in_comment", "_last", "in_event")
@@ -31,16 +30,21 @@ class Position:
 
     @property
     def takes_comment(self) -> bool:
-        """Whether a comment of ours may go here: behind a LF. A CR may yet turn out to be half of a CRLF."""
+        """Whether a comment of ours may be added here: only after a LF. A CR may be the first half of a CRLF."""
         return self._last == LF
 
     @property
     def takes_end(self) -> bool:
-        """Whether the stream may end here with nothing lost: no event and no line is unfinished."""
+        """Whether the stream may end here and nothing is lost: no event and no line is unfinished."""
         return not self.in_event and self._last in (LF, CR)
 
+    @property
+    def is_after_event(self) -> bool:
+        """Whether both are true: nearly always."""
+        return not self.in_event and self._last == LF
+
     def advance(self, block: bytes) -> None:
-        """Go behind *block*, which is not empty."""
+        """Move to the end of *block*, which is not empty."""
         if block.endswith(b"\n\n"):  # nearly always
             self._last, self.in_event, self._in_comment = LF, False, False
             return
@@ -51,7 +55,7 @@ class Position:
         self._last = block[-1]
 
     def event_end(self, block: bytes) -> int:
-        """Return the index behind the first blank line in *block*, which comes next; -1 without one."""
+        """Return the index after the first blank line in *block*, which comes next; -1 without one."""
         return first_event_end(bytes((self._last,)) + block) - 1
 
     def _begin_or_continue_line(self, block: bytes) -> None:
@@ -73,7 +77,7 @@ class Position:
 
 
 class OpaquePosition(Position):
-    """A place in a body that is encoded or must not be (204): it takes no comment, and nobody knows where it may end."""
+    """A place in a body that is encoded or must not exist (204). No comment may be added, and where it may end is unknown."""
 
     __slots__ = ()
 
@@ -84,5 +88,5 @@ class OpaquePosition(Position):
         """Know as little as before."""
 
     def event_end(self, block: bytes) -> int:  # noqa: ARG002
-        """Return -1: what looks like a blank line is none."""
+        """Return -1: what looks like a blank line is not one."""
         return -1

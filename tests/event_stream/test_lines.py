@@ -23,7 +23,7 @@ CUTS = {
     "at a line's end if no event ends": (b"data: a\ndata: bbbbbbbbbbbbbb", 20, b"data: a\n"),
     "at a CR if no event ends": (b"data: a\rdata: bbbbbbbbbbbbbb", 20, b"data: a\r"),
     "never between CR and LF": (b"data: 789012345\r\nx", 16, b"data: 789012345"),
-    "behind CRLF if it fits": (b"data: 78901234\r\nx", 16, b"data: 78901234\r\n"),
+    "after CRLF if it fits": (b"data: 78901234\r\nx", 16, b"data: 78901234\r\n"),
     "before a character of two bytes": ("data: 789012345ä...".encode(), 16, b"data: 789012345"),
     "before a character of four bytes": ("data: 7890123😀...".encode(), 16, b"data: 7890123"),
     "anywhere in what is no UTF-8": (b"\x80" * 40, 16, b"\x80" * 16),

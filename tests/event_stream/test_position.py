@@ -93,7 +93,7 @@ def test_a_position_anywhere_waits_for_a_blank_line() -> None:
     assert position.takes_end
 
 
-def test_an_opaque_position_takes_nothing() -> None:
+def test_an_opaque_position_allows_nothing_to_be_added() -> None:
     position = OpaquePosition()
     position.advance(b"data: a\n\n")
     assert not position.takes_comment
