@@ -5,7 +5,7 @@
 //     source.onmessage = event => show(JSON.parse(event.data));
 //     source.onprogress = event => bar.value = event.loaded / event.total;
 //
-// The format is described in docs/fragments.md of ssemiddleware, https://pypi.org/project/ssemiddleware/. MIT license.
+// The format is described in docs/fragments.md of ssemiddleware. MIT license.
 
 const NUMBER = "(0|[1-9][0-9]{0,17})";
 const HEADER = new RegExp(`^${NUMBER}-${NUMBER}/(?:${NUMBER}|\\*)(?: ([^\\n]+))?\\n`);
@@ -17,18 +17,18 @@ const CLOSED = 2;
  */
 
 /**
- * Puts fragments together again, in linear time, for a reader of any kind: give it every event, and call `discard` where the
- * connection breaks off. An event that is torn is thrown away, never taken for a whole one.
+ * Joins fragments, in linear time, for a reader of any kind: give it every event, and call `discard` when the connection
+ * breaks off. An event of which a fragment is missing is thrown away, and never returned as a whole one.
  */
 export class FragmentJoiner {
-    /** Bytes of data of the latest event in fragments that have come; 0 when it is torn. */
+    /** Bytes of data that have come of the latest event in fragments; 0 when it is incomplete. */
     loaded = 0;
     /** Bytes of data it has in all, 0 as long as that is not known. */
     total = 0;
     /** @type {string[] | null} */
     #pieces = null; // of an unfinished event
 
-    /** Throw away what has come of an unfinished event. */
+    /** Throw away the fragments of an unfinished event. */
     discard() {
         this.#pieces = null;
         this.loaded = this.total = 0;
@@ -95,7 +95,7 @@ export function fragmented(Base) {
         constructor(...parameters) {
             const [url, ...options] = parameters;
             super(asking(String(url)), ...options);
-            // Ours are the first listeners, so nobody else is told of a fragment.
+            // Ours are the first listeners, so no other one gets a fragment.
             super.addEventListener("fragment", event => this.#receive(event));
             super.addEventListener("error", () => this.#joiner.discard());
             super.addEventListener("progress", (/** @type {any} */ event) => {
@@ -129,7 +129,7 @@ export function fragmented(Base) {
                 super.removeEventListener("message", this.#toOnmessage);
         }
 
-        /** End the stream for good, and an unfinished event with it. */
+        /** End the stream and an unfinished event; it does not reconnect. */
         close() {
             super.close();
             this.#joiner.discard();
@@ -151,7 +151,7 @@ export function fragmented(Base) {
 
 /**
  * A drop-in for `EventSource` that joins fragments and dispatches `progress` events.
- * `fragmented` makes one of another class, where there is none or a better one.
+ * `fragmented` makes one from another class, for a browser or a program without `EventSource`, or with a better one.
  */
 export const FragmentedEventSource = fragmented(globalThis.EventSource ?? class {
     constructor() {
@@ -179,5 +179,5 @@ function progress(loaded, total) {
     const state = {lengthComputable: total > 0, loaded, total};
     if (typeof ProgressEvent === "function")
         return new ProgressEvent("progress", state);
-    return Object.assign(new Event("progress"), state); // Node has none
+    return Object.assign(new Event("progress"), state); // Node has no ProgressEvent
 }

@@ -1,7 +1,7 @@
 r"""JSON on one long line, broken into lines between its tokens: what `Fold` does to a stream.
 
 A reader joins the ``data`` lines of an event with LF (WHATWG 9.2.6), and JSON allows LF between any two tokens (RFC 8259,
-section 2), so whoever parses the data gets the same value, and whoever cannot read a long line gets short ones.
+section 2). So a reader that parses the data gets the same value, and one that cannot read a long line gets short ones.
 
 >>> b"".join(Folding(over=24, width=24).feed(b'data: {"name":"long","list":[1,2,3]}\n\n'))
 b'data: {"name":"long",\ndata: "list":[1,2,3]}\n\n'
@@ -36,12 +36,12 @@ _DATA_FIELD = re.compile(rb"data:\x20?")
 _BETWEEN = frozenset(b'{}[]:," \t')
 _UP_TO_LAST_BREAK = re.compile(rb'(?s:.*)[{}\[\]:," \t]')
 _NEXT_BREAK = re.compile(rb'[{}\[\]:," \t\r\n]')
-_PIECE = 131072  # bytes of a longer line that leave at once
+_PIECE = 131072  # bytes of a longer line that are sent at a time
 _LOOK_AROUND = 32  # bytes on either side of a place to cut: more than a literal, or than most numbers
 
 _VALUE = frozenset(b'"{[-0123456789tfn')
 _VALUE_END = frozenset(b",]}")
-_MAY_FOLLOW = {  # which byte may begin a token behind one that ends so
+_MAY_FOLLOW = {  # which bytes may begin a token, after a token that ends with this byte
     **dict.fromkeys(b",:", _VALUE),
     **dict.fromkeys(b"}]0123456789el", _VALUE_END),  # e and l: true, false, null
     ord("{"): frozenset(b'"}'),
@@ -58,9 +58,10 @@ _WORD_AHEAD = re.compile(rb"[-+.\w]*")
 class Fold:
     """For ``SSEMiddleware(oversized=...)``: break long lines of JSON between tokens, for every client.
 
-    A line of more than *over* bytes (its end not counted) whose event's data begins as a JSON object or array becomes lines of
-    at most *width* bytes each, 16 or more; a string or number that is longer stays whole on a line of its own. The rest of an
-    event in which a place to cut cannot be JSON stays as it is, which is logged once. Immutable. Raises `ValueError`.
+    It applies to a line of more than *over* bytes (its end not counted), in an event whose data begins as a JSON object or
+    array. The line becomes lines of at most *width* bytes each, 16 or more. A string or number that is longer stays whole on a
+    line of its own. If the data turns out not to be JSON, the rest of the event stays as it is, and that is logged once.
+    Immutable. Raises `ValueError`.
     """
 
     over: int = 61440  # below the 64 KiB that Go's readers take
@@ -72,13 +73,13 @@ class Fold:
         if type(self.over) is not int or self.over < self.width:
             raise ValueError(f"over must be a whole number of bytes from width ({self.width}), got {self.over!r}; give both")
 
-    def step(self, environ: WSGIEnvironment, tell: Callable[[str], object]) -> Folding:  # noqa: ARG002
-        """Return what the stream that is the answer to *environ* goes through; *tell* is called with a sentence for the log."""
-        return Folding(over=self.over, width=self.width, tell=tell)
+    def step(self, environ: WSGIEnvironment, report: Callable[[str], object]) -> Folding:  # noqa: ARG002
+        """Return the step for the stream that answers *environ*. *report*: called with a sentence for the log."""
+        return Folding(over=self.over, width=self.width, report=report)
 
 
 class _At(Enum):
-    """Where in the stream the next byte stands."""
+    """Where in the stream the next byte is."""
 
     LINE_START = auto()
     REST_OF_LINE = auto()  # of one that passes as it is
@@ -91,29 +92,30 @@ class Folding(Reshaping):
     """One event stream being folded, block by block. Not for two threads.
 
     *over*: bytes of the longest line that stays as it is, its end not counted. *width*: bytes of the lines into which a longer
-    one is broken. *tell*: called with a sentence when what began as JSON turned out to be none.
+    one is broken. *report*: called with a sentence when data that began as JSON turns out not to be JSON.
     """
 
     __slots__ = (
-        "_after_cr", "_at", "_behind", "_data_start", "_is_json", "_last_line", "_lead", "_over", "_tell", "_used", "_width",
+        "_after_cr", "_at", "_data_start", "_is_json", "_last_line", "_last_sent", "_lead", "_over", "_report", "_used",
+        "_width",
     )  # fmt: skip
 
-    def __init__(self, *, over: int, width: int, tell: Callable[[str], object] = lambda sentence: None) -> None:  # noqa: ARG005
+    def __init__(self, *, over: int, width: int, report: Callable[[str], object] = lambda sentence: None) -> None:  # noqa: ARG005
         super().__init__()
         self._over = over
         self._width = width
-        self._tell = tell
+        self._report = report
         self._at = _At.LINE_START
         self._after_cr = False  # the last byte was a CR: a LF that follows belongs to it
         self._is_json: bool | None = None  # the data of the unfinished event; None before its first line
-        self._used = 0  # bytes of the line being folded that have left since its last break
-        self._lead = b""  # what goes before the next byte
-        self._behind = b""  # the last bytes of the line's data that left, to look at around a place to cut
+        self._used = 0  # bytes of the line being folded that were sent since its last break
+        self._lead = b""  # what is sent before the next byte
+        self._last_sent = b""  # the last bytes of the line's data that were sent, to check a place to cut
         self._last_line = b""  # the last bytes of the line of data before
         self._data_start = 0  # where the line's data begins in the buffer; 0 if that was before it
 
     def passes(self, block: bytes) -> bool:
-        """Tell that no line in *block* is too long, and that it ends an event."""
+        """Tell whether no line in *block* is too long, and it ends an event."""
         if self._at is _At.LINE_START and not self._held and len(block) <= self._over and block.endswith(BLANK_LINES):
             self._is_first = self._after_cr = False
             self._is_json = None
@@ -121,7 +123,7 @@ class Folding(Reshaping):
         return False
 
     def finish(self) -> Iterator[bytes]:
-        """Yield what is left of an unfinished line at the stream's end."""
+        """Yield the rest of an unfinished line at the stream's end."""
         for rest in super().finish():
             yield self._lead + rest
             self._lead = b""
@@ -130,7 +132,7 @@ class Folding(Reshaping):
         return first_line_end(block) >= 0
 
     def _go_through(self, buffer: bytes) -> Iterator[bytes]:
-        sent = at = 0  # how much has left, and how much has been looked at
+        sent = at = 0  # how much is sent, and how much is checked
         if self._after_cr and buffer.startswith(b"\n"):
             at = 1
         elif self._is_first and buffer.startswith(BOM):
@@ -149,15 +151,15 @@ class Folding(Reshaping):
             else:
                 at, is_cut = self._next_break(buffer, at)
                 if is_cut:
-                    yield from self._leave(buffer, sent, at, b"\n")
+                    yield from self._send(buffer, sent, at, b"\n")
                     self._lead, self._used, sent = _DATA, len(_DATA), at
         if sent == 0 and at == len(buffer) and not self._lead:
             yield buffer
         elif sent < at:
-            yield from self._leave(buffer, sent, at)
-        self._behind = self._last_of_data(buffer, at)
+            yield from self._send(buffer, sent, at)
+        self._last_sent = self._last_of_data(buffer, at)
 
-    def _leave(self, buffer: bytes, sent: int, at: int, end: bytes = b"") -> Iterator[bytes]:
+    def _send(self, buffer: bytes, sent: int, at: int, end: bytes = b"") -> Iterator[bytes]:
         """Yield ``buffer[sent:at]`` and *end*, a long token in pieces: no second copy of a large block is made."""
         while at - sent > _PIECE:
             piece = next_cut(buffer, sent, _PIECE)
@@ -195,7 +197,7 @@ class Folding(Reshaping):
                 return at
             self._at, self._is_json, self._used = _At.JSON, True, field.end()
             at += field.end()
-            self._data_start, self._behind = at, b""
+            self._data_start, self._last_sent = at, b""
         else:
             self._wait_for(self._over + 1, buffer, at)
         return at
@@ -205,7 +207,7 @@ class Folding(Reshaping):
         line_feed = buffer.rfind(b"\ndata", start, stop)
         carriage_return = buffer.rfind(b"\rdata", start, stop)
         while not (field := _DATA_LINE.match(buffer, max(line_feed, carriage_return) + 1 or start, stop)):
-            if line_feed == carriage_return:  # -1: there is none
+            if line_feed == carriage_return:  # -1: there is no line end
                 return
             if line_feed > carriage_return:  # it alone is looked for again, and not where it was
                 line_feed = buffer.rfind(b"\ndata", start, line_feed + 4)
@@ -215,7 +217,7 @@ class Folding(Reshaping):
         self._last_line = buffer[max(field.end(), end - _LOOK_AROUND) : end]
 
     def _may_be_json(self, line: bytes, is_too_long: bool) -> bool:
-        """Tell whether *line*, which begins so, is one to fold; where it is not too long yet, whether it may become one."""
+        """Tell whether to fold the line that begins with *line*; if it is not too long yet, whether that may become so."""
         field = _DATA_FIELD.match(line)
         if field is None:
             return not is_too_long and b"data:".startswith(line)
@@ -225,7 +227,7 @@ class Folding(Reshaping):
         return self._is_json
 
     def _is_json_after(self, buffer: bytes, start: int, stop: int) -> bool | None:
-        """Return what is known of the unfinished event's data behind these lines."""
+        """Return what is known of the unfinished event's data after these lines."""
         event_end = last_event_end(buffer, start, stop) or (start + 1 if buffer[start] in b"\r\n" else 0)
         if event_end >= stop:
             return None
@@ -258,16 +260,16 @@ class Folding(Reshaping):
         if place is None:  # the token is longer than a line
             self._at = _At.STRING if buffer[at] == 0x22 else _At.WORD
             return at + 1, False
-        behind = self._last_of_data(buffer, place)
-        if not _may_stand_between_tokens(behind, buffer[place : place + _LOOK_AROUND]):
-            self._give_up(f"{behind[-16:]!r} before {buffer[place : place + 16]!r}")
+        last = self._last_of_data(buffer, place)
+        if not _may_stand_between_tokens(last, buffer[place : place + _LOOK_AROUND]):
+            self._give_up(f"{last[-16:]!r} before {buffer[place : place + 16]!r}")
             return place, False
         return place, True
 
     def _last_of_data(self, buffer: bytes, at: int) -> bytes:
         """Return the last bytes of the line's data before *at*."""
         last = buffer[max(self._data_start, at - _LOOK_AROUND) : at]
-        return last if len(last) == _LOOK_AROUND else (self._behind + last)[-_LOOK_AROUND:]
+        return last if len(last) == _LOOK_AROUND else (self._last_sent + last)[-_LOOK_AROUND:]
 
     def _last_place(self, buffer: bytes, at: int, limit: int) -> int | None:
         """Return the last place between two tokens up to *limit*, None if that would leave the line empty."""
@@ -312,7 +314,7 @@ class Folding(Reshaping):
 
     def _give_up(self, reason: str) -> None:
         self._at, self._is_json = _At.REST_OF_LINE, False
-        self._tell(f"an event whose data begins as JSON and is not JSON ({reason}): the rest of it is not folded")
+        self._report(f"an event whose data begins as JSON and is not JSON ({reason}): the rest of it is not folded")
 
 
 def _without_escapes(text: bytes) -> bytes:
@@ -320,9 +322,9 @@ def _without_escapes(text: bytes) -> bytes:
     return text.replace(b"\\\\", b"__").replace(b'\\"', b"__")
 
 
-def _may_stand_between_tokens(behind: bytes, ahead: bytes) -> bool:
-    """Tell whether JSON may have a token's end behind and a token's start ahead, as far as can be seen."""
-    left, right = behind.rstrip(b" \t"), ahead.lstrip(b" \t")
+def _may_stand_between_tokens(last: bytes, ahead: bytes) -> bool:
+    """Tell whether, in JSON, a token may end before this place and a token may begin after it, as far as can be seen."""
+    left, right = last.rstrip(b" \t"), ahead.lstrip(b" \t")
     if not left or not right or right[0] in b"\r\n":
         return True  # too much whitespace to see the token
     if not (_may_follow(left, right) and _may_be_word(_WORD_AHEAD, right)):

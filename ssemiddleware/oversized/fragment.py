@@ -1,13 +1,13 @@
 r"""One event as several: what `Fragment` does to a stream. `joiner` undoes it.
 
-An event with too much data for its readers leaves as events of type ``fragment``. The first line of each one's data is its
-header, what follows is a piece of the event's data, cut at a character:
+An event with too much data for its readers is sent as several events of type ``fragment``. The first line of a fragment's data
+is its header. The rest is a piece of the event's data, cut between two characters:
 
     header = first "-" last "/" ( length / "*" ) [ SP type ]      ; as in Content-Range (RFC 9110, 14.4)
 
-*first* and *last* count bytes of the data in UTF-8, from 0; *length* is that of the whole data, ``*`` where it is not known
-yet: the last fragment names it, so the event is whole when last + 1 = length. *type* is the event's, left out for
-``message``; the last fragment's counts. The last fragment alone has the event's ``id``.
+*first* and *last* count bytes of the data in UTF-8, from 0. *length* is the length of the whole data, or ``*`` while it is not
+known. The last fragment always names it, so the event is whole when last + 1 = length. *type* is the event's type, left out for
+``message``; the type in the last fragment counts. Only the last fragment has the event's ``id``.
 
 >>> list(Fragmenting(over=16, size=18).feed(b"id: 7\nevent: note\ndata: 21 characters of text\n\n"))
 [b'event: fragment\ndata: 0-10/21 note\ndata: 21 characte\n\n', b'event: fragment\ndata: ...']
@@ -42,12 +42,12 @@ if TYPE_CHECKING:
 
 _MUCH = 65536  # bytes of an event that are no data, and yet too many to hold
 _MANY = 1000  # pieces of data that wait
-_LARGE = 262144  # bytes of a block too large to be kept for what waits of it
+_LARGE = 262144  # bytes of a block that is too large to be kept in memory for a waiting piece of it
 _DATA = b"data: "
-_TELLING = len(b"event: ")  # bytes of a line that tell what it is
-_LONG = 65536  # bytes of an id line that no header can carry back, and of a type line that nobody listens to
+_TELLING = len(b"event: ")  # bytes that show which field a line is
+_LONG = 65536  # bytes: a longer id fits in no header that a client sends back, and no client listens to a longer type
 _FIELD = re.compile(rb"(?P<name>data|id|event)(?::\x20?|\Z)")
-# What may stand between two events, and leaves at once.
+# What may stand between two events, and is sent at once.
 _BETWEEN_EVENTS = re.compile(rb"(?:(?::|retry:)[^\r\n]*(?:\r\n|\n|\r)|\r\n|\n|\r){0,1000}")
 
 
@@ -61,10 +61,10 @@ def asks_for_fragments(environ: WSGIEnvironment) -> bool:
 class Fragment:
     """For ``SSEMiddleware(oversized=...)``: send large events in pieces, to the clients that can join them.
 
-    An event with more than *over* bytes of data leaves as events of type ``fragment``, as `ssemiddleware.oversized.fragment`
-    describes them. *size*: bytes of the longest line of data in a fragment, its end counted, 16 or more. *when*: given the
-    environ, tells whether the client joins fragments; by default it says so with ``sse-fragments=1`` in the query. Any other
-    client gets the event as it is. Immutable. Raises `ValueError`.
+    An event with more than *over* bytes of data is sent as several events of type ``fragment``, in the format of
+    ``docs/fragments.md``. *size*: bytes of the longest line of data in a fragment, its end counted, 16 or more. *when*: a
+    callable that takes the environ and returns whether the client joins fragments. By default a client says so with
+    ``sse-fragments=1`` in the query. Any other client gets the event as it is. Immutable. Raises `ValueError`.
     """
 
     over: int = 262144  # no reader has trouble with an event of 256 KiB in short lines
@@ -78,8 +78,8 @@ class Fragment:
         if not callable(self.when):
             raise ValueError(f"when must be a callable that takes the environ, got {self.when!r}")
 
-    def step(self, environ: WSGIEnvironment, tell: Callable[[str], object]) -> Fragmenting | None:  # noqa: ARG002
-        """Return what the stream that is the answer to *environ* goes through, None if its client gets events whole."""
+    def step(self, environ: WSGIEnvironment, report: Callable[[str], object]) -> Fragmenting | None:  # noqa: ARG002
+        """Return the step for the stream that answers *environ*, None if its client gets events whole."""
         return Fragmenting(over=self.over, size=self.size) if self.when(environ) else None
 
 
@@ -87,7 +87,7 @@ class Fragmenting(Reshaping):
     """One event stream being fragmented, block by block. Not for two threads.
 
     *over*: bytes of data in the largest event that stays as it is. *size*: bytes of the longest line of data in a fragment, its
-    end counted. An event is held back until it ends or has more than *over* bytes of data; from then on it leaves as it comes.
+    end counted. An event is held back until it ends or has more than *over* bytes of data; from then on it is sent as it comes.
     """
 
     __slots__ = ("_fragments", "_over", "_passing", "_position", "_size", "_skip_lf")
@@ -97,12 +97,12 @@ class Fragmenting(Reshaping):
         self._over = over
         self._size = size
         self._skip_lf = False  # a LF that follows is half of a line end of which we have written our own
-        self._position = Position()  # behind what is held, or passing
-        self._fragments: _Fragments | None = None  # of the event that is leaving in pieces
+        self._position = Position()  # after what is held, or passing
+        self._fragments: _Fragments | None = None  # of the event that is sent in pieces
         self._passing = False  # an event passes as it is, to its end
 
     def passes(self, block: bytes) -> bool:
-        """Tell that *block* ends an event, and that no event in it is too large."""
+        """Tell whether *block* ends an event and no event in it is too large."""
         if (
             self._held
             or self._fragments
@@ -117,11 +117,11 @@ class Fragmenting(Reshaping):
 
     @property
     def is_inside(self) -> bool:
-        """Whether an event has left in part."""
+        """Whether part of an event has been sent."""
         return self._fragments is not None
 
     def finish(self) -> Iterator[bytes]:
-        """Yield what is held of an unfinished event; of one that is leaving in fragments, nothing: they are torn anyway."""
+        """Yield what is held of an unfinished event; nothing of one in fragments, which cannot become whole any more."""
         rest = super().finish()
         return iter(()) if self._fragments else rest
 
@@ -183,7 +183,7 @@ class Fragmenting(Reshaping):
         return len(buffer) if event_end < 0 else at + event_end
 
     def _write_fragments(self, fragments: _Fragments, buffer: bytes, at: int) -> Generator[bytes, None, int]:
-        """Write the lines of the event that is leaving in pieces, up to its end; return how far that came."""
+        """Write the lines of the event that is sent in pieces, up to its end. Return how far that went."""
         while at < len(buffer):
             end = first_line_end(buffer, at)
             if at == end and not fragments.is_in_line:
@@ -199,10 +199,10 @@ class Fragmenting(Reshaping):
                     return self._wait_for(_LONG + 1, buffer, at)
                 at = begun
                 if buffer.startswith(BOM, at) and not fragments.is_in_data:
-                    yield HEARTBEAT  # it may be the first line to leave, where it would have a meaning
+                    yield HEARTBEAT  # it may be the first line that is sent, where it would have a meaning
             if fragments.is_in_data:
                 yield from fragments.take_data(memoryview(buffer)[at:stop])
-            elif fragments.is_in_line and not fragments.is_dropping:  # one of no event: it leaves as it comes
+            elif fragments.is_in_line and not fragments.is_dropping:  # a line of no event: it is sent as it comes
                 yield buffer[at:stop] + (b"" if end < 0 else b"\n")
             if end < 0:
                 return stop
@@ -232,15 +232,15 @@ class _Fragments:
         self._length = length  # bytes of data in the event, None if that is not known yet
         self._event_type = b""
         self._id_line = b""  # the last one that counts
-        self._pieces: deque[memoryview] = deque()  # data that waits
+        self._pieces: deque[memoryview] = deque()  # data that waits to be sent
         self._waiting = 0  # bytes of it
-        self._offset = -1  # bytes of data that have left; -1 before the first line of it
+        self._offset = -1  # bytes of data that were sent; -1 before its first line
 
     def begin_line(self, buffer: bytes, at: int, stop: int, *, is_whole: bool) -> int | None:
-        """Take the line in ``buffer[at:stop]``, of one of data the field name, of one to be passed on nothing.
+        """Take the line in ``buffer[at:stop]``: of a data line its field name, of a line to be passed on nothing.
 
-        Return how far that was, None if more of the line is needed: all of it, or more than `_LONG` bytes. Of an id line that
-        is longer nothing is kept: a client that comes back names the id before. Of a type line as much is kept.
+        Return the place up to which it is taken, or None if more of the line is needed: all of it, or more than `_LONG` bytes.
+        A longer id line is dropped, so a client that reconnects sends the id before it. Of a type line `_LONG` bytes are kept.
         """
         field = _FIELD.match(buffer, at, stop)
         if field is None:
@@ -270,7 +270,7 @@ class _Fragments:
             while self._waiting > self._size:  # and not at the size itself: the last fragment must have a byte
                 yield self._written(self._next_piece(), is_last=False)
             if len(data.obj) > _LARGE:  # type: ignore[arg-type]  # bytes
-                self._join_pieces()  # what waits must not keep all of it
+                self._join_pieces()  # a waiting piece must not keep the whole block in memory
 
     def last(self) -> bytes:
         """Return the fragment that ends the event."""
@@ -286,7 +286,7 @@ class _Fragments:
         self._pieces = deque((memoryview(b"".join(self._pieces)),))
 
     def _next_piece(self) -> bytes:
-        """Take the next piece off what waits, up to a character's start."""
+        """Take the next piece of the waiting data, up to the start of a character."""
         taken: list[memoryview] = []
         missing = self._size + 1
         while missing:

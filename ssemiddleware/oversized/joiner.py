@@ -20,17 +20,17 @@ _HEADER = re.compile(f"(?P<first>{_NUMBER})-(?P<last>{_NUMBER})/(?P<length>{_NUM
 
 
 class FragmentJoiner:
-    """Puts the fragments of events together again, in linear time. Not for two threads.
+    """Joins the fragments of events, in linear time. Not for two threads.
 
-    For a reader of any kind: give it each event of type ``fragment``, and say so when the stream breaks off or another event
-    comes (`discard`). An event that is torn is thrown away, never mistaken for a whole one.
+    For a reader of any kind: give it each event of type ``fragment``, and call `discard` when the stream breaks off or another
+    event comes. An event of which a fragment is missing is thrown away, never taken for a whole one.
     """
 
     def __init__(self) -> None:
         self.discard()
 
     def discard(self) -> None:
-        """Throw away what has come of an unfinished event."""
+        """Throw away the fragments of an unfinished event."""
         self._pieces: list[str] = []
         self._next = 0
         self._length: str | None = None

@@ -14,39 +14,39 @@ from collections.abc import Callable, Iterator
 from ..event_stream import BOM, first_line_end, last_line_end
 from .reshaping import LONG_LINE, Reshaping
 
-_HEAD = 256  # bytes of a line that tell what it is
+_HEAD = 256  # bytes that show what a line is
 
 
 class LongLineWatch(Reshaping):
-    """A step that changes nothing: it calls *tell* with the beginning of the first ``data`` line that is a `LONG_LINE`."""
+    """A step that changes nothing: it calls *report* with the beginning of the first ``data`` line that is a `LONG_LINE`."""
 
-    __slots__ = ("_has_told", "_head", "_length", "_tell")
+    __slots__ = ("_has_reported", "_head", "_length", "_report")
 
     only_watches = True
 
-    def __init__(self, tell: Callable[[bytes], object]) -> None:
+    def __init__(self, report: Callable[[bytes], object]) -> None:
         super().__init__()
         self._is_first = False
-        self._tell = tell
-        self._has_told = False
+        self._report = report
+        self._has_reported = False
         self._head = b""  # of the unfinished line
         self._length = 0  # of as much of it as has come
 
     @property
     def is_holding(self) -> bool:
         """Whether a line has begun that may become long; nothing is held back."""
-        return bool(self._length) and not self._has_told
+        return bool(self._length) and not self._has_reported
 
     def passes(self, block: bytes) -> bool:
-        """Tell that *block* ends no long line and begins none."""
-        return self._has_told or (not self._length and len(block) <= LONG_LINE and block.endswith(b"\n"))
+        """Tell whether no line that ends or begins in *block* is a long one."""
+        return self._has_reported or (not self._length and len(block) <= LONG_LINE and block.endswith(b"\n"))
 
     def _completes(self, block: bytes) -> bool:  # noqa: ARG002
         return True
 
     def _go_through(self, buffer: bytes) -> Iterator[bytes]:
         at = 0
-        while at < len(buffer) and not self._has_told:
+        while at < len(buffer) and not self._has_reported:
             if not self._length:
                 if line_end := last_line_end(buffer, at, at + LONG_LINE + 1):  # many short ones
                     at = line_end
@@ -65,5 +65,5 @@ class LongLineWatch(Reshaping):
     def _maybe_tell(self) -> None:
         head = self._head.removeprefix(BOM)
         if self._length > LONG_LINE and head.startswith(b"data:"):
-            self._has_told = True
-            self._tell(head.removeprefix(b"data:"))
+            self._has_reported = True
+            self._report(head.removeprefix(b"data:"))

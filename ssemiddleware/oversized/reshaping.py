@@ -16,7 +16,7 @@ from ..event_stream import BOM
 
 LONG_LINE = 65536  # bytes; Go's readers refuse a longer line, aiohttp's one of twice to eight times that
 
-# How data begins that is a JSON object or array (RFC 8259), as far as its first line tells.
+# The beginning of data that is a JSON object or array (RFC 8259), as far as its first line shows.
 _JSON_BEGINS = re.compile(rb'[ \t]*(?:\{[ \t]*["}\r\n]|\[[ \t]*(?:[\[{"\]\-0-9\r\n]|true|false|null))')
 
 
@@ -26,15 +26,15 @@ def begins_as_json(text: bytes, start: int = 0, stop: int | None = None) -> bool
 
 
 class Reshaping(ABC):
-    """One event stream on its way through one step, block by block. Not for two threads.
+    """One step for one event stream, block by block. Not for two threads.
 
-    What comes out may be read as what went in; with what does not need the step it is the very same. It comes out as soon as
-    it may: what is held back is the beginning of something that is not complete.
+    A reader gets the same events before and after the step. What does not need the step passes unchanged. Bytes are held back
+    only while they are the beginning of something that is not complete.
     """
 
     __slots__ = ("_held", "_held_size", "_is_first", "_needed")
 
-    only_watches: ClassVar[bool] = False  # it changes no bytes, and holds none back
+    only_watches: ClassVar[bool] = False  # it neither changes bytes nor holds them back
 
     def __init__(self) -> None:
         self._is_first = True  # nothing has been looked at yet: a BOM may come
@@ -49,12 +49,12 @@ class Reshaping(ABC):
 
     @property
     def is_inside(self) -> bool:
-        """Whether an event of the application's has left in part, whatever the last byte sent looks like."""
+        """Whether part of an event of the application was sent, whatever the last byte looks like."""
         return False
 
     @abstractmethod
     def passes(self, block: bytes) -> bool:
-        """Tell, fast, that *block* leaves just as it is, which is then done; False says nothing: `feed` it.
+        """Tell quickly whether *block* is sent just as it is; then that is done. On False, call `feed`.
 
         Asking twice for one block does no harm.
         """
@@ -65,10 +65,10 @@ class Reshaping(ABC):
 
     @abstractmethod
     def _go_through(self, buffer: bytes) -> Iterator[bytes]:
-        """Yield what may leave of *buffer*, and hold the rest."""
+        """Yield what may be sent of *buffer*, and hold the rest."""
 
     def feed(self, block: bytes) -> Iterator[bytes]:
-        """Yield what may leave now that *block* has come, maybe nothing. To be exhausted before the next call."""
+        """Yield what may be sent now that *block* has come; that may be nothing. Exhaust it before the next call."""
         if not block:  # it would be taken for what follows a CR
             return
         if self.passes(block):
@@ -86,7 +86,7 @@ class Reshaping(ABC):
             yield from self._go_through(block)
 
     def finish(self) -> Iterator[bytes]:
-        """Yield what is still held at the stream's end: the beginning of what the application left unfinished."""
+        """Yield what is still held at the stream's end: the beginning of something that the application did not finish."""
         held, self._held, self._held_size = self._held, [], 0
         if held:
             yield b"".join(held)
@@ -103,7 +103,7 @@ class Reshaping(ABC):
 
 
 class OversizedEvents:
-    """All that one stream does with oversized events: *steps*, one behind the other. Not for two threads."""
+    """All that is done to the oversized events of one stream: *steps*, one after the other. Not for two threads."""
 
     __slots__ = ("_steps", "only_watches")
 
@@ -118,18 +118,18 @@ class OversizedEvents:
 
     @property
     def is_inside(self) -> bool:
-        """Whether an event of the application's has left in part."""
+        """Whether part of an event of the application was sent."""
         return any(step.is_inside for step in self._steps)
 
     def passes(self, block: bytes) -> bool:
-        """Tell, fast, that *block* leaves just as it is, which is then done; False says nothing: `feed` it."""
+        """Tell quickly whether *block* is sent just as it is; then that is done. On False, call `feed`."""
         for step in self._steps:  # noqa: SIM110  (a generator would cost as much as all that it asks)
             if not step.passes(block):
                 return False
         return True
 
     def feed(self, block: bytes) -> Iterator[bytes]:
-        """Yield what may leave now that *block* has come, maybe nothing. To be exhausted before the next call."""
+        """Yield what may be sent now that *block* has come; that may be nothing. Exhaust it before the next call."""
         return self._through(iter((block,)), self._steps)
 
     def finish(self) -> Iterator[bytes]:

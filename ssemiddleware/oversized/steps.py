@@ -51,11 +51,11 @@ class OversizedSteps:
 
     @property
     def must_watch(self) -> bool:
-        """Whether a stream's long lines are of interest: nothing else is done, and none has been logged."""
+        """Whether to watch a stream for long lines: no option changes them, and none has been logged yet."""
         return not (self._reshapes or self._has_logged_long_line)
 
     def watch(self, path: str) -> OversizedEvents:
-        """Return what watches the lines of a stream that *path* was asked for."""
+        """Return the step that watches the lines of a stream at *path*."""
         return OversizedEvents([LongLineWatch(functools.partial(self._log_long_line, path))])
 
     def _log_broken_json(self, path: str, reason: str) -> None:

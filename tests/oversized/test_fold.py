@@ -1,4 +1,4 @@
-"""Long lines of JSON become short ones, and no reader of JSON can tell."""
+"""Long lines of JSON become short ones, and a reader of JSON sees no difference."""
 
 from __future__ import annotations
 
@@ -21,8 +21,8 @@ LINE_END = re.compile(rb"\r\n|\n|\r")
 ONE_TOKEN = re.compile(rb'data: ?(?:"(?:[^"\\]|\\.)*"|[-+.\w]+)')
 
 
-def fold(blocks: Iterable[bytes], *, over: int = 24, width: int = 24, told: list[str] | None = None) -> list[bytes]:
-    folding = Folding(over=over, width=width, tell=(told if told is not None else []).append)
+def fold(blocks: Iterable[bytes], *, over: int = 24, width: int = 24, logged: list[str] | None = None) -> list[bytes]:
+    folding = Folding(over=over, width=width, report=(logged if logged is not None else []).append)
     folded = [piece for block in blocks for piece in folding.feed(block)]
     assert all(folded), "an empty piece"
     return folded + list(folding.finish())
@@ -49,7 +49,7 @@ def in_every_way(stream: bytes) -> bytes:
 
 CASES = {
     "before a string": (b'data: ["twelve bytes", "and more"]', b'data: ["twelve bytes", \ndata: "and more"]'),
-    "behind a comma": (b"data: [1000000, 2000000, 3000000]", b"data: [1000000, 2000000,\ndata:  3000000]"),
+    "after a comma": (b"data: [1000000, 2000000, 3000000]", b"data: [1000000, 2000000,\ndata:  3000000]"),
     "not in a number": (b"data: [1.5e300,1.25e-3012]", b"data: [1.5e300,\ndata: 1.25e-3012]"),
     "not in a literal": (b"data: [true,false,null,true]", b"data: [true,false,null,\ndata: true]"),
     "not in a string with commas": (b'data: ["a, b, c", "d, e, f, g"]', b'data: ["a, b, c", \ndata: "d, e, f, g"]'),
@@ -66,13 +66,13 @@ CASES = {
         b"data: " + b"[" * 20 + b"]" * 20,
         b"data: " + b"[" * 18 + b"\ndata: [[" + b"]" * 16 + b"\ndata: ]]]]",
     ),
-    "without a space behind the colon": (b'data:{"a":1,"b":2,"c":3,"d":4}', b'data:{"a":1,"b":2,"c":3,\ndata: "d":4}'),
+    "without a space after the colon": (b'data:{"a":1,"b":2,"c":3,"d":4}', b'data:{"a":1,"b":2,"c":3,\ndata: "d":4}'),
     "with whitespace before the JSON": (b"data:   [1, 2, 3, 4, 5, 6, 7]", b"data:   [1, 2, 3, 4, 5, \ndata: 6, 7]"),
     "whitespace that hides half of what is before it": (
         b"data: [true" + b" " * 29 + b",10]",
         b"data: [true" + b" " * 13 + b"\ndata: " + b" " * 16 + b",\ndata: 10]",
     ),
-    "whitespace that hides half of what is behind it": (
+    "whitespace that hides half of what is after it": (
         b"data: [10000000000," + b" " * 35 + b"null]",
         b"data: [10000000000,     \ndata: " + b" " * 18 + b"\ndata: " + b" " * 12 + b"null]",
     ),
@@ -81,7 +81,7 @@ CASES = {
         b'data: [\ndata:     \ndata: "a string that is longer than a line"\ndata: ]',
     ),
     "a later line of the data": (b"data: [1,\ndata: 2, 3, 4, 5, 6, 7, 8]", b"data: [1,\ndata: 2, 3, 4, 5, 6, 7, \ndata: 8]"),
-    "behind other fields": (
+    "after other fields": (
         b"id: 1\nevent: note\n: comment\ndata: [1, 2, 3, 4, 5, 6, 7]",
         b"id: 1\nevent: note\n: comment\ndata: [1, 2, 3, 4, 5, 6,\ndata:  7]",
     ),
@@ -112,8 +112,8 @@ UNFOLDED = {
     "a comment": b": [1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11]\n\n",
     "another field": b"dating: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n",
     "a field called data and more": b"data2: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n",
-    "JSON behind a line of text": b"data: text\ndata: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n",
-    "JSON behind an empty line of data": b"data\ndata: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n",
+    "JSON after a line of text": b"data: text\ndata: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n",
+    "JSON after an empty line of data": b"data\ndata: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n",
     "whitespace": b"data:                                     \n\n",
     "lines that are folded already": b'data: {"a": 1,\ndata: "b": 2,\ndata: "c": [3, 4, 5]}\n\n',
     "a line that is not finished": b"data: [1, 2, 3, 4",
@@ -128,43 +128,43 @@ def test_anything_else_passes_as_it_is(case: str) -> None:
 
 
 NO_JSON = {
-    "prose behind a bracket": b"data: [1] Well, there are 5, 6 or 7 of them, or even 8\n\n",
+    "prose after a bracket": b"data: [1] Well, there are 5, 6 or 7 of them, or even 8\n\n",
     "two documents": b'data: {"a": 1} {"b": 2} {"c": 3} {"d": 4}\n\n',
     "an unquoted key": b"data: {} colour: red, size: 12, weight: 13\n\n",
     "a NaN": b"data: [NaN, NaN, NaN, NaN, NaN, NaN, NaN]\n\n",
     "a number with a leading zero": b"data: [0012, 0013, 0014, 0015, 0016]\n\n",
-    "base64 behind a bracket": b"data: [1UJDQUJDQUJDQUJDQUJDQUJDQUJDQUJDQUJDQUJD\n\n",
+    "base64 after a bracket": b"data: [1UJDQUJDQUJDQUJDQUJDQUJDQUJDQUJDQUJDQUJD\n\n",
     "a string that is not closed": b'data: ["a string that its line leaves open, and so on\n\n',
 }
 
 
 @pytest.mark.parametrize("case", NO_JSON)
-def test_what_looks_like_json_and_is_none_passes_and_is_told_about(case: str) -> None:
+def test_data_that_looks_like_json_and_is_not_passes_and_is_logged(case: str) -> None:
     stream = NO_JSON[case]
-    told: list[str] = []
-    folded = b"".join(fold([stream], told=told))
+    logged: list[str] = []
+    folded = b"".join(fold([stream], logged=logged))
     assert in_every_way(stream) == folded
     (before,), (after,) = read_events([stream]), read_events([folded])
     assert after.data.replace("\n", "") == before.data
     if case == "a NaN":  # its data does not even begin as JSON
         assert folded == stream
         return
-    assert [line.startswith("an event whose data begins as JSON and is not JSON (") for line in told] == [True]
+    assert [line.startswith("an event whose data begins as JSON and is not JSON (") for line in logged] == [True]
     if case != "a string that is not closed":  # there is a place to cut before it
         assert folded == stream
 
 
 def test_the_rest_of_an_event_that_is_no_json_passes_and_the_next_event_is_folded() -> None:
     broken = b"data: [1, 2, 3, 4, 5, 6, 7, 8, 9 and some more, 10, 11\n\n"
-    told: list[str] = []
-    folded = fold([broken + b"data: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n"], told=told)
+    logged: list[str] = []
+    folded = fold([broken + b"data: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n"], logged=logged)
     assert b"".join(folded) == (
         b"data: [1, 2, 3, 4, 5, 6,\ndata:  7, 8, 9 and some more, 10, 11\n\ndata: [1, 2, 3, 4, 5, 6,\ndata:  7, 8, 9]\n\n"
     )
-    assert len(told) == 1
+    assert len(logged) == 1
 
 
-def test_a_stream_that_ends_inside_a_folded_event_is_torn_and_not_wrong() -> None:
+def test_a_stream_that_ends_inside_a_folded_event_is_incomplete_and_not_wrong() -> None:
     stream = b'data: {"a": 1, "b": [1, 2, 3, 4], "c": "d"}\n\n'
     for length in range(len(stream)):
         folded = fold([stream[:length]])
@@ -179,14 +179,14 @@ def test_a_bom_at_the_start_alone_is_no_part_of_the_line() -> None:
     assert in_every_way(line + b"\xef\xbb\xbf" + line) == folded + b"\xef\xbb\xbf" + line
 
 
-def test_behind_a_bom_too_the_first_line_tells_whether_data_is_json() -> None:
+def test_after_a_bom_too_the_first_line_shows_whether_data_is_json() -> None:
     text = b"\xef\xbb\xbfdata: text\ndata: [1, 2, 3, 4, 5, 6, 7, 8, 9]\n\n"
     assert in_every_way(text) == text
     assert in_every_way(text.replace(b"text", b"[")) == (b"\xef\xbb\xbfdata: [\ndata: [1, 2, 3, 4, 5, 6,\ndata:  7, 8, 9]\n\n")
 
 
 @pytest.mark.parametrize("spaces", [8, 14, 30, 300])
-def test_the_cuts_of_the_stream_do_not_tell_what_json_is(spaces: int) -> None:
+def test_what_is_json_does_not_depend_on_the_cuts_of_the_stream(spaces: int) -> None:
     in_every_way(b"data: {" + b" " * spaces + b'"a":1,"b":2,"c":3,"d":4}\n\n')
 
 
@@ -237,13 +237,13 @@ def test_folding_changes_nothing_that_a_reader_of_json_sees(
     texts = [text.replace("\n", f"{end}data: ") for text in texts]
     text = head.replace("\n", end) + (end * 2 + head.lstrip("\ufeff").replace("\n", end)).join(texts) + end * 2
     stream = text.encode(errors="surrogatepass")
-    told: list[str] = []
-    folded = fold(cut(stream, [place % (len(stream) + 1) for place in places]), over=width + more, width=width, told=told)
+    logged: list[str] = []
+    folded = fold(cut(stream, [place % (len(stream) + 1) for place in places]), over=width + more, width=width, logged=logged)
     before, after = list(read_events([stream])), list(read_events(folded))
     assert [json.loads(event.data) for event in after] == [json.loads(event.data) for event in before]
     assert [event.data.replace("\n", "") for event in after] == [event.data.replace("\n", "") for event in before]
     assert [(event.id, event.event) for event in after] == [(event.id, event.event) for event in before]
-    assert not told
+    assert not logged
     for line in lines(folded):
         assert len(line.removeprefix(b"\xef\xbb\xbf")) <= width + more or ONE_TOKEN.fullmatch(line), "longer than it must be"
 
@@ -269,7 +269,7 @@ def value_of(event: Event) -> object:
     | st.lists(st.sampled_from([b"data: [", b"data", b"1,", b'"', b"\\", b"\n", b"\r", b"]"])).map(b"".join),
     places,
 )
-def test_any_bytes_pass_but_for_line_breaks(stream: bytes, places: list[int]) -> None:
+def test_any_bytes_pass_unchanged_except_for_line_breaks(stream: bytes, places: list[int]) -> None:
     folded = b"".join(fold(cut(stream, [place % (len(stream) + 1) for place in places]), over=16, width=16))
     assert folded.replace(b"\ndata: ", b"") == stream.replace(b"\ndata: ", b"")
 
@@ -337,7 +337,7 @@ def test_time_is_linear_in_fields_whose_names_begin_like_data(line_end: bytes) -
 
 @pytest.mark.parametrize("token", [b'"' + b"x" * 5_000_000 + b'"', b"1" * 5_000_000], ids=["string", "number"])
 @pytest.mark.parametrize("behind", [b"]\n\n", b"", b", 2]\n\n"], ids=["the end", "nothing yet", "more"])
-def test_a_long_token_leaves_in_pieces_and_is_not_copied_whole(token: bytes, behind: bytes) -> None:
+def test_a_long_token_is_sent_in_pieces_and_is_not_copied_whole(token: bytes, behind: bytes) -> None:
     block = b"data: [1, " + token + behind
     folding = Folding(over=61440, width=61440)
     tracemalloc.start()
@@ -370,11 +370,11 @@ def test_json_on_several_lines_that_is_not_one_document_stays_as_it_is(
     first: bytes, second: bytes, line_end: bytes, size: int
 ) -> None:
     stream = line_end.join((b"data: " + first, b": comment", b"data: " + second, b"", b""))
-    told: list[str] = []
-    folding = Folding(over=24, width=24, tell=told.append)
+    logged: list[str] = []
+    folding = Folding(over=24, width=24, report=logged.append)
     blocks = [stream[at : at + size] for at in range(0, len(stream), size)]
     assert b"".join([piece for block in blocks for piece in folding.feed(block)] + list(folding.finish())) == stream
-    assert len(told) == 1
+    assert len(logged) == 1
 
 
 def test_json_on_several_lines_that_is_one_document_is_folded() -> None:

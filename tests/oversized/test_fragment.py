@@ -1,4 +1,4 @@
-"""A large event leaves in pieces and is one event again, or none."""
+"""A large event is sent in pieces, and read as one whole event or not at all."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ PIECES = (
 )
 
 
-def test_an_event_with_more_data_than_over_leaves_in_pieces() -> None:
+def test_an_event_with_more_data_than_over_is_sent_in_pieces() -> None:
     assert fragment([TEXT]) == list(PIECES)
     assert fragment([TEXT], over=25) == list(PIECES)
     assert fragment([TEXT], over=26) == [TEXT]
@@ -34,7 +34,7 @@ def test_no_line_of_a_fragment_is_longer_than_size_its_end_counted() -> None:
         assert max(len(line) + 1 for line in b"".join(fragment([TEXT * 3], size=size)).split(b"\n")) <= size
 
 
-def test_each_piece_leaves_as_soon_as_it_is_full_and_the_length_is_named_when_it_is_known() -> None:
+def test_each_piece_is_sent_as_soon_as_it_is_full_and_names_the_length_when_it_is_known() -> None:
     fragmenting = Fragmenting(over=20, size=22)
     assert list(fragmenting.feed(TEXT[:20])) == []
     assert list(fragmenting.feed(TEXT[20:30])) == [PIECES[0].replace(b"/26", b"/*")]
@@ -43,7 +43,7 @@ def test_each_piece_leaves_as_soon_as_it_is_full_and_the_length_is_named_when_it
     assert not fragmenting.is_holding
 
 
-def test_the_id_moves_only_when_the_event_is_whole() -> None:
+def test_the_id_changes_only_when_the_event_is_whole() -> None:
     first, last = fragment([b"id: 7\n" + TEXT])
     assert first == PIECES[0]
     assert last == PIECES[1][:-1] + b"id: 7\n\n"
@@ -55,7 +55,7 @@ def test_the_type_goes_into_each_header_once_it_is_known() -> None:
     assert fragment([b"event: message\n" + TEXT]) == list(PIECES)
 
 
-def test_everything_else_leaves_between_the_fragments_as_it_comes() -> None:
+def test_everything_else_is_sent_between_the_fragments_as_it_comes() -> None:
     stream = b"retry: 5\n: c\nfoo: bar\n" + TEXT[:-1] + b": d\nretry: 6\n\n"
     first, last = PIECES
     assert fragment([stream]) == [b"retry: 5\n: c\n", b"foo: bar\n", first, b": d\n", b"retry: 6\n", last]
@@ -70,7 +70,7 @@ def test_no_line_begins_the_stream_with_a_byte_order_mark_that_did_not_before() 
     assert [event.id for event in read_events([out], join_fragments=True)] == [None]
 
 
-def test_comments_inside_an_event_leave_at_once() -> None:
+def test_comments_inside_an_event_are_sent_at_once() -> None:
     fragmenting = Fragmenting(over=20, size=22)
     assert b"".join(fragmenting.feed(TEXT[:-1])) == PIECES[0].replace(b"/26", b"/*")
     assert b"".join(fragmenting.feed(b": " + b"x" * 10**6)) == b": " + b"x" * 10**6, "unfinished, and no reason to hold it"
@@ -105,7 +105,7 @@ ENDLESS = {  # how it begins, and how often which bytes come
 
 @pytest.mark.parametrize("fields", ENDLESS)
 @pytest.mark.parametrize("at_once", [100, 20_000])
-def test_an_event_that_leaves_in_pieces_holds_little_of_its_other_fields(fields: str, at_once: int) -> None:
+def test_an_event_that_is_sent_in_pieces_holds_little_of_its_other_fields(fields: str, at_once: int) -> None:
     first, times, what = ENDLESS[fields]
     fragmenting = Fragmenting(over=262144, size=65536)
     for _ in fragmenting.feed(b"data: " + b"x" * 300_000 + b"\n" + first):
@@ -139,7 +139,7 @@ def test_a_lf_that_belongs_to_a_cr_before_it_stays_with_it() -> None:
     assert b"".join(fragment(blocks)).endswith(b"x\n\nid: 2\ndata: 1\n\n")
 
 
-def test_what_stands_between_two_events_leaves_at_once() -> None:
+def test_what_is_between_two_events_is_sent_at_once() -> None:
     fragmenting = Fragmenting(over=20, size=22)
     for block in (b": comment\n", b"retry: 5\r\n", b"\n", b":\r", b"data: 1\n\n:\n"):
         assert list(fragmenting.feed(block)) == [block]
@@ -166,7 +166,7 @@ def test_an_event_that_is_long_but_not_for_its_data_passes_as_it_is() -> None:
     assert b"".join(fragment(blocks)) == b"".join(blocks[:-1]) + b"".join(PIECES)
 
 
-def test_an_event_that_the_stream_leaves_unfinished_is_torn_and_not_wrong() -> None:
+def test_an_event_that_is_unfinished_at_the_stream_s_end_is_incomplete_and_not_wrong() -> None:
     stream = b"id: 3\nevent: note\n" + TEXT
     for length in range(len(stream)):
         for blocks in ([stream[:length]], [stream[index : index + 1] for index in range(length)]):
@@ -204,7 +204,7 @@ sizes = st.integers(16, 40)
 
 
 def sent(events: Iterable[Event]) -> list[tuple[str, str | None, str | None]]:
-    """Leave out what a reader cannot tell: no type and ``message``. A ``fragment`` of the application's may be joined, too."""
+    """Leave out what a reader cannot see: no type and ``message``. A ``fragment`` of the application's may be joined, too."""
     return [(event.data, None if event.event == "message" else event.event, event.id) for event in events]
 
 

@@ -1,4 +1,4 @@
-"""Fragments are one event again, or none."""
+"""Fragments are joined to one whole event, or thrown away."""
 
 from __future__ import annotations
 

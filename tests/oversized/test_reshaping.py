@@ -12,7 +12,7 @@ from ssemiddleware.oversized.fragment import Fragmenting
 
 
 @given(st.lists(st.binary(max_size=30) | st.sampled_from([b"data: [1, 2, 3, 4, 5, 6, 7]\n\n", b"data: a\n\n"]), max_size=12))
-def test_what_needs_nothing_is_the_very_same_bytes(blocks: list[bytes]) -> None:
+def test_what_needs_no_change_is_the_same_object(blocks: list[bytes]) -> None:
     for step in (Folding(over=1000, width=1000), Fragmenting(over=1000, size=1000), LongLineWatch(lambda data: None)):
         chain = OversizedEvents([step])
         left = [piece for block in blocks for piece in chain.feed(block)]
