@@ -1,7 +1,8 @@
-"""How full the memory is, and which streams go on meanwhile.
+"""How full the memory is, and which streams wait when it is low.
 
-`gauge` reads it, from the cgroup (`cgroup`), the machine or the process; `governor` makes streams wait; `turns` lets as many
-large blocks be made at the same time as memory suffices for, in view of other processes (`reservations`).
+`gauge` reads how much is used: of the cgroup (`cgroup`), the machine or the process. `governor` makes streams wait. `turns`
+limits how many large blocks are made at the same time, and `reservations` lets all processes that share the memory know.
+`pulls` applies this to one stream.
 """
 
 from .cgroup import Reading

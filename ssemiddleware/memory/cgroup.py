@@ -1,8 +1,8 @@
-"""The memory of the cgroup this process runs in: its working set against the limit that is tightest.
+"""The memory of the cgroup that this process runs in: its working set and its tightest limit.
 
 A container, a pod and a systemd service are cgroups, and the kernel kills at their limit, not at the machine's. `CgroupMemory`
-finds the group and its ancestors as far as they can be seen, for versions 1 and 2, mounted apart or side by side, with cgroup
-namespaces or without. It knows nothing of servers or streams, and nothing but Linux has cgroups.
+finds the group, and its ancestors if they are visible. It works for versions 1 and 2, mounted alone or together, with or
+without cgroup namespaces. Only Linux has cgroups.
 
 >>> group = CgroupMemory.find()
 >>> reading = group.read() if group else None  # None: no group has a limit
@@ -26,30 +26,30 @@ _OCTAL_ESCAPE = re.compile(r"\\([0-7]{3})")
 
 
 class Reading(NamedTuple):
-    """How much memory is used of how much there may be, both in bytes."""
+    """How much memory is used, and its limit, both in bytes."""
 
     used: int
     limit: int
 
     @property
     def share(self) -> float:
-        """What part of the limit is used: 1 at the limit, more above it."""
+        """The used part of the limit: 1 at the limit, more above it."""
         return self.used / self.limit if self.limit else math.inf
 
 
 @dataclass(frozen=True)
 class CgroupMemory:
-    """A cgroup and those of its ancestors whose memory can be read. Any thread may read it."""
+    """A cgroup, and its ancestors whose memory can be read. For any thread."""
 
     groups: tuple[_Group, ...]
     machine: int
 
     @classmethod
     def find(cls, root: Path = Path("/"), pid: int | str = "self", machine: int | None = None) -> CgroupMemory | None:
-        """Return the groups that process *pid* is in, or None where there are none.
+        """Return the groups that process *pid* is in, or None if there are none.
 
-        *root*: the directory that ``/proc`` and the mounts are looked for in. *machine*: the physical memory in bytes, by
-        default this machine's: a limit of as much or more limits nothing (version 1 writes 9223372036854771712 for none).
+        *root*: the directory that contains ``/proc`` and the mounts. *machine*: the physical memory in bytes, by default this
+        machine's. A limit of that much or more does not count as one (version 1 writes 9223372036854771712 for no limit).
 
         See proc_pid_mountinfo(5), cgroup_namespaces(7) and the kernel's cgroup-v1/memory.rst and cgroup-v2.rst.
         """
@@ -69,7 +69,7 @@ class CgroupMemory:
 
     @property
     def name(self) -> str:
-        """What the outermost group with a limit is called; no other is at the time, in whatever process. Raises OSError."""
+        """A name for the outermost group with a limit: the same in all its processes, and in no others. Raises OSError."""
         limited = [group for group in self.groups if group.limit() < self.machine]
         found = os.stat((limited or self.groups)[-1].directory)  # noqa: PTH116
         return f"{found.st_dev:x}-{found.st_ino:x}"
@@ -77,7 +77,8 @@ class CgroupMemory:
     def read(self) -> Reading | None:
         """Return the working set and the limit of the group that is fullest now, or None while no group has a limit.
 
-        Limits are read anew each time. A group that cannot be read is left out; when none can, raises OSError.
+        Limits are read each time, since they may change. A group that cannot be read is skipped. If none can be read, this
+        raises OSError.
         """
         readings, failures = [], []
         for group in self.groups:
@@ -92,11 +93,11 @@ class CgroupMemory:
 
 @dataclass(frozen=True)
 class _Version:
-    """The names of a version's files and of what is read from its ``memory.stat``."""
+    """The names of a version's files, and of the entries that are read from its ``memory.stat``."""
 
-    limits: tuple[str, ...]  # each may be missing, but not all
+    limits: tuple[str, ...]  # at least one of them exists
     usage: str
-    page_cache: tuple[str, ...]  # which the kernel reclaims before it kills, also of files that were read twice
+    page_cache: tuple[str, ...]  # the kernel reclaims it before it kills, also that of files that were read twice
 
 
 _V1 = _Version(("memory.limit_in_bytes",), "memory.usage_in_bytes", ("total_inactive_file", "total_active_file"))
@@ -108,13 +109,14 @@ class _Group:
     version: _Version
     directory: str
     limits: tuple[str, ...]
-    # Version 1 tells the limit of ancestors that the mount or the namespace hides. Where they are seen, theirs are read.
+    # In version 1, memory.stat has the limit of ancestors that the mount or the namespace hides. Those that are visible are
+    # read themselves.
     hides_ancestors: bool
 
     def limit(self) -> float:
-        return self._limit_told(_read(self._statistics_file) if self.hides_ancestors else "")
+        return self._tightest_limit(_read(self._statistics_file) if self.hides_ancestors else "")
 
-    def _limit_told(self, statistics: str) -> float:
+    def _tightest_limit(self, statistics: str) -> float:
         limits = [_limit(f"{self.directory}/{name}") for name in self.limits]
         if "hierarchical_memory_limit " in statistics:
             limits.append(_statistic(statistics, "hierarchical_memory_limit", self._statistics_file))
@@ -122,7 +124,7 @@ class _Group:
 
     def read(self, machine: int) -> Reading | None:
         statistics = _read(self._statistics_file) if self.hides_ancestors else ""
-        limit = self._limit_told(statistics)
+        limit = self._tightest_limit(statistics)
         if limit >= machine:
             return None
         usage_file = f"{self.directory}/{self.version.usage}"
@@ -162,9 +164,9 @@ def _unescape(field: str) -> str:
 
 
 def _names_below(path: str, mount_root: str) -> tuple[str, ...] | None:
-    """Return the names that lead from the mount's root to the group at *path*, or None where they are not told.
+    """Return the names from the mount's root down to the group at *path*, or None if they cannot be known.
 
-    Both are relative to the root of our cgroup namespace: ``/..`` is its parent, and how that calls its children is not told.
+    Both paths are relative to the root of our cgroup namespace. ``/..`` is its parent, whose children's names are not visible.
     """
     path_names, root_names = _names(path), _names(mount_root)
     names = path_names[len(root_names) :]
@@ -176,7 +178,7 @@ def _names(path: str) -> tuple[str, ...]:
 
 
 def _groups(version: _Version, mount_point: str, names: tuple[str, ...]) -> tuple[_Group, ...]:
-    """Return the groups whose memory can be read, the innermost first."""
+    """Return the groups whose memory can be read, innermost first."""
     groups: list[_Group] = []
     for depth in range(len(names) + 1):
         directory = "/".join((mount_point, *names[:depth]))
@@ -204,12 +206,12 @@ def _statistic(statistics: str, name: str, file: str) -> int:
 def _number(text: str, file: str) -> int:
     digits = text.strip()
     if not (digits.isascii() and digits.isdigit()):
-        raise OSError(errno.EINVAL, f"no number of bytes: {digits[:40]!r}", file)
+        raise OSError(errno.EINVAL, f"not a number of bytes: {digits[:40]!r}", file)
     return int(digits)
 
 
 def _read(file: str) -> str:
-    # Two thirds of the time that open(file).read() takes: the kernel hands out a group's file whole, at the first read.
+    # Takes two thirds of the time of open(file).read(). One read is enough: the kernel returns a group's file whole.
     try:
         descriptor = os.open(file, os.O_RDONLY | os.O_CLOEXEC)
         try:
@@ -217,5 +219,5 @@ def _read(file: str) -> str:
         finally:
             os.close(descriptor)
     except OSError as error:
-        error.filename = file  # os.read does not tell it
+        error.filename = file  # os.read does not set it
         raise

@@ -1,4 +1,4 @@
-"""How much memory is used of how much there may be: in the cgroup, or by the process.
+"""How much memory is used, and its limit: in the cgroup, or by the process.
 
 >>> gauge = MemoryGauge("512MiB")
 >>> gauge.source, gauge.read().limit
@@ -29,19 +29,20 @@ _log = logging.getLogger("ssemiddleware")
 _UNITS = {"": 1, "k": 1000, "m": 1000**2, "g": 1000**3, "t": 1000**4, "ki": 1024, "mi": 1024**2, "gi": 1024**3, "ti": 1024**4}
 _AMOUNT = re.compile(r"(?P<number>[0-9]+(?:\.[0-9]+)?) ?(?:(?P<percent>%)|(?P<unit>[kmgt]i?)?b?)", re.IGNORECASE)
 _READ_EVERY = 0.1  # seconds; a reading costs 15 (process) to 110 microseconds (five nested groups), once for all streams
-_KEEP_FOR = 10  # seconds for which the last reading stays when none can be had: for want of a descriptor, say
+_KEEP_FOR = 10  # seconds for which the last reading is used while reading fails, for example when no descriptor is free
 _UNKNOWN = Reading(0, sys.maxsize)
 
 
 class MemoryGauge:
-    """How much memory is used of how much there may be.
+    """How much memory is used, and its limit.
 
-    *limit*: None picks by itself: the cgroup that is fullest where one has a limit, else the resident memory of this process
-    against what it has and could still get of the machine's. Otherwise it is the resident memory of this process against bytes,
-    ``"512MiB"``, ``"2GB"``, or ``"80%"`` of the machine. *read*: gives both numbers instead.
+    *limit*: with a number of bytes, ``"512MiB"``, ``"2GB"`` or ``"80%"`` of the machine, the used memory is the resident memory
+    of this process. With None, it is that of the fullest cgroup with a limit. Where no cgroup has one, it is the resident
+    memory of this process, and the limit is that memory plus what is available on the machine. *read*: a function that returns
+    both numbers instead.
 
-    *root*: the directory that the cgroup is looked for in. Nothing is read before the first `read`, which any thread may call,
-    also in a process forked from the one that made the gauge.
+    *root*: the directory in which the cgroup is looked for. Nothing is read before the first call of `read`. For any thread,
+    also in a forked process.
     """
 
     def __init__(
@@ -62,7 +63,7 @@ class MemoryGauge:
         self._begin()
 
     def _begin(self) -> None:
-        self._reading = threading.RLock()  # held by the one thread that reads, signal handlers included; guards all below
+        self._reading = threading.RLock()  # held by the thread that reads, maybe in a signal handler; guards all below
         self._read_at = self._succeeded_at = -math.inf
         self._read_source: Callable[[], Reading] | None = None
         self._shared: str | None = None
@@ -71,23 +72,23 @@ class MemoryGauge:
 
     @property
     def source(self) -> Source:
-        """What the last reading was of. Reads if there is none."""
+        """What was read last. Reads first if nothing was."""
         self.read()
         return self._source
 
     @property
     def shared(self) -> str | None:
-        """A name for the memory that was read last, the same in all processes that share it; None for a process's own."""
+        """A name for the memory that was read last, the same in all processes that share it. None: no other process does."""
         self.read()
         return self._shared
 
     def read(self) -> Reading:
-        """Return the bytes used and the bytes there may be, at most 100 ms old. Only the first reading is waited for.
+        """Return the bytes used and the limit, at most 100 ms old. Only the first reading makes other threads wait.
 
-        When they cannot be read, the last reading stays for ten seconds; then, as before the first, there is one with a share
-        of 0. Cheap enough for every block.
+        If reading fails, the last reading is used for ten seconds. After that, and before the first reading, the share is 0.
+        Cheap enough for every block.
         """
-        if self._pid != os.getpid():  # a lock may have been held, and the resident memory was another's
+        if self._pid != os.getpid():  # the parent's lock may be held, and its resident memory is not ours
             self._begin()
         if not self._has_read or self._clock() - self._read_at >= _READ_EVERY:
             self._maybe_read()
@@ -95,7 +96,7 @@ class MemoryGauge:
 
     def _maybe_read(self) -> None:
         reading = self._reading  # after a fork another thread may replace it meanwhile
-        if reading.acquire(blocking=not self._has_read):  # only the first is waited for: nothing is known before
+        if reading.acquire(blocking=not self._has_read):  # wait only for the first: before it nothing is known
             try:
                 now = self._clock()
                 if now - self._read_at >= _READ_EVERY:
@@ -111,12 +112,13 @@ class MemoryGauge:
                 self._read_source = self._choose_source()
             self._last, self._succeeded_at = self._read_source(), now
         except Exception as error:
-            self._read_source = None  # a group may be gone because the process is in another now
+            self._read_source = None  # look for the group again: the process may have moved to another
             if now - self._succeeded_at > _KEEP_FOR:
                 self._last = _UNKNOWN
             if not self._failed:
                 self._failed = True
-                _log.warning("memory cannot be read; the last reading is used for %d s: %s", _KEEP_FOR, error)
+                line = "memory cannot be read: the last reading is used for %d s, then no stream waits: %s"
+                _log.warning(line, _KEEP_FOR, error)
 
     def _choose_source(self) -> Callable[[], Reading]:
         if (given := self._given) is not None:
@@ -139,7 +141,7 @@ class MemoryGauge:
     def _read_machine(self, process: psutil.Process) -> Reading:
         self._source = self._shared = "machine"
         used = process.memory_info().rss
-        return Reading(used, used + psutil.virtual_memory().available)  # others count by what they leave
+        return Reading(used, used + psutil.virtual_memory().available)  # other processes count in what is available
 
 
 def _parse_limit(limit: int | str) -> Callable[[], int]:

@@ -1,9 +1,10 @@
-"""When a stream may pull its next block from the application: at once, or after a wait for memory."""
+"""Whether a stream pulls its next block from the application at once, or waits for memory first."""
 
 from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 from typing import TYPE_CHECKING
 
 from .turns import Turn, wait_for_memory
@@ -11,69 +12,80 @@ from .turns import Turn, wait_for_memory
 if TYPE_CHECKING:
     from .governor import MemoryGovernor
 
-_LIGHT = 65536  # bytes pulled between two looks at memory: small events are not what it is lost to
-
 
 class Pulls:
-    """One stream's pulls. *paused* is called with the seconds of each wait. For the server's thread.
+    """One stream's pulls. Only the server's thread may call it, except `close`.
 
-    *large*: bytes of a block behind which the next one is expected to be as large, and so takes a turn.
+    *large*: after a block of more than so many bytes the next one is expected to be large too, and needs a turn. *path*: the
+    request's; a first block is expected to be as large as that of the last stream of the same path. *paused* is called with the
+    seconds of each wait.
     """
 
-    __slots__ = ("_clock", "_earlier_turn", "_governor", "_large", "_last", "_paused", "_pulled", "_sleep", "_turn")
+    __slots__ = ("_clock", "_governor", "_large", "_last", "_path", "_paused", "_sleep", "_turn")
 
     def __init__(
         self,
         governor: MemoryGovernor | None,
         *,
         large: int,
+        path: str = "",
         paused: Callable[[float], object] = lambda seconds: None,  # noqa: ARG005
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], object] | None = None,
     ) -> None:
         self._governor = governor
         self._large = large
+        self._path = path
         self._paused = paused
         self._clock, self._sleep = clock, sleep or time.sleep  # looked up late: greenlets have another one
-        self._last: int | None = None  # bytes of the block that came last, None before the first
-        self._pulled = 0  # bytes since the last look
-        self._turn: Turn | None = None  # held while a large block is made, or the first one
-        self._earlier_turn: Turn | None = None
+        self._last: int | None = None  # the size of the last block in bytes, None before the first
+        self._turn: Turn | None = None  # held from before a large or a first block is pulled until it has been sent
 
     def wait(self, must_stop: Callable[[float], bool]) -> bool:
-        """Wait for memory if it is short; return False if *must_stop* held meanwhile, so that there is no need to pull."""
-        governor, last = self._governor, self._last
-        if governor is None or (last is not None and last <= self._large and self._pulled < _LIGHT):
+        """Wait for memory if it is low. Return False if *must_stop* became true meanwhile: then nothing must be pulled."""
+        governor, size = self._governor, self._last or 0
+        if governor is None:
             return True
-        if last is None and not governor.turns.expects_large():
-            return True  # nearly always: nothing is set aside for a stream that may well be one of small events
-        self._pulled = 0
-        if not governor.next_pause() and self._has_turn(0.0):
+        earlier, self._turn = self._turn, None
+        if earlier is not None:
+            governor.turns.end(earlier)  # its block has been sent
+        if not governor.next_pause(size) and self._has_turn(governor, earlier):
             return True
-        waited = wait_for_memory(governor.next_pause, self._has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock)
+        pause, has_turn = partial(governor.next_pause, size), partial(self._has_turn, governor, earlier)
+        waited = wait_for_memory(pause, has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock)
         self._paused(waited)
         return not must_stop(self._clock())
 
-    def go_on(self, size: int) -> bool:
-        """Note that a small block of *size* bytes came, and return True, if the next may be pulled without a wait."""
-        if self._governor is not None and self._governor.next_pause():
-            return False
-        self._last, self._pulled = size, 0
+    def _has_turn(self, governor: MemoryGovernor, earlier: Turn | None, waited: float = 0.0) -> bool:
+        """Take a turn if the next block may be large: a first one, or one after a large one. Return False if none is free."""
+        size, turns = self._last, governor.turns
+        if turns.expects_large(self._path) if size is None else size > self._large:
+            self._turn = turns.maybe_begin(size or 0, waited, earlier, path=self._path)
+            return self._turn is not None
         return True
 
-    def came(self, size: int, before: int = 0) -> None:
-        """Say that a block of *size* bytes has come, 0 for the end, and *before* it that many bytes in small blocks."""
-        if self._last is None and size >= _LIGHT and self._turn is None and self._governor is not None:
-            self._governor.turns.expect(size)
+    def may_continue(self, size: int) -> bool:
+        """Return whether the next block needs no wait after a small one of *size* bytes. If so, this one is noted."""
+        if self._governor is not None and self._governor.next_pause(size):
+            return False
         self._last = size
-        self._pulled += before + size
-        if self._turn is not None and self._governor is not None:
-            self._governor.turns.end(self._turn, size)
-            self._earlier_turn, self._turn = self._turn, None
+        return True
 
-    def _has_turn(self, waited: float) -> bool:
-        """Take a turn if the next block may be large: the first, or behind a large one. Return False if none is to be had."""
-        if self._governor is None or (self._last is not None and self._last <= self._large):
-            return True
-        self._turn = self._governor.turns.maybe_begin(self._last or 0, waited, self._earlier_turn)
-        return self._turn is not None
+    def note_block(self, size: int) -> None:
+        """Note that the application has yielded a block of *size* bytes, or has ended: 0."""
+        is_first, self._last = self._last is None, size
+        if self._governor is None:
+            return
+        turns = self._governor.turns
+        if is_first:
+            turns.expect(self._path, size)
+        if size > self._large:
+            self._turn = turns.end(self._turn or Turn(), is_being_sent=True)
+        elif self._turn is not None:
+            self._turn = turns.end(self._turn)
+
+    def close(self) -> None:
+        """End the turn of a block that is still being sent. Safe to call twice, and from any thread. Takes no lock."""
+        turn, self._turn = self._turn, None
+        if turn is not None and self._governor is not None:
+            self._governor.turns.end(turn)

@@ -1,9 +1,9 @@
-"""How many bytes the processes that share a memory have set aside in it, such as the workers in one container.
+"""How many bytes each of the processes that share one memory has reserved, such as the workers in one container.
 
-A file of numbers in shared memory, one for each user, so that no process needs to be asked and none has to be there. What
-stands in it holds for a second at most: nothing of a process that was killed has to be cleared away.
+The numbers are in a file in shared memory, one file for each user. So no process has to ask another one. A reservation ends
+after a second at most, so those of a killed process need no cleaning up.
 
->>> reservations = Reservations(None)  # a memory that is not shared
+>>> reservations = Reservations(None)  # memory that is not shared
 >>> with reservations.alone() as is_alone:
 ...     is_alone, reservations.of_others()
 (True, 0)
@@ -14,6 +14,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import logging
+import math
 import os
 import stat
 import struct
@@ -30,18 +31,19 @@ except ImportError:  # pragma: no cover  (Windows, whose servers have one proces
 _log = logging.getLogger("ssemiddleware")
 
 HOLDS_FOR = 1.0  # seconds, at most
-_PLACES = 256  # for one reservation each
-# In which memory, whose, bytes, and when it ends by time.monotonic(), which is one for all of a machine. 32 bytes: none
-# lies across two pages, so none is seen half written.
+_PLACES = 256  # each for one reservation
+# The memory's name, the owner, the bytes, and when it ends by time.monotonic(), which is the same in all processes of a
+# machine. At 32 bytes no reservation crosses a page boundary, so none is read while it is half written.
 _RESERVATION = struct.Struct("=8s8sQd")
 _UNTIL = struct.Struct("=d")
 
 
 class Reservations:
-    """What has been set aside of the memory called *name*, by us and by others; None for one that is not shared.
+    """What this process and others have reserved of the memory called *name*. None: the memory is not shared.
 
-    *folders*: where the file may be; by default in shared memory, or else where temporary files are. Where it cannot be had,
-    that is logged once, and other processes are not seen. For one thread at a time, but `end`; a forked process needs another.
+    *folders*: where the file may be; by default in shared memory, else in the folder for temporary files. If the file cannot be
+    opened, that is logged once, and other processes are ignored. For one thread at a time, except `end`. A forked process needs
+    an instance of its own.
     """
 
     def __init__(
@@ -51,11 +53,12 @@ class Reservations:
         self._folders = folders
         self._clock = clock
         self._memory = hashlib.blake2b((name or "").encode(), digest_size=8).digest()
-        self._us = os.urandom(8)  # a process may have several, and there may be two processes of one number
-        self._file: int | None = None  # its descriptor; closed at the end only, since another thread may just use it
+        self._us = os.urandom(8)  # not the process id: a process may have several, and containers may have equal ids
+        self._file: int | None = None  # a descriptor; closed only in `__del__`, since another thread may be using it
         self._is_alone = name is None or fcntl is None
-        self._free: int | None = None  # a place that nobody uses, as far as was seen
-        with self._going_on_alone():
+        self._free: int | None = None  # a free place, when the file was read last
+        self._locked_since: float | None = None  # when another process was first seen to hold the lock
+        with self._alone_on_failure():
             if not self._is_alone:
                 self._file = self._open()
 
@@ -65,26 +68,39 @@ class Reservations:
 
     @property
     def is_gone(self) -> bool:
-        """Whether somebody has deleted the file, so that others may have another one."""
+        """Whether the file was deleted, so that other processes may use a new one."""
         return self._file is not None and os.fstat(self._file).st_nlink == 0
 
     @contextlib.contextmanager
     def alone(self) -> Iterator[bool]:
-        """Keep the others from deciding meanwhile; the value is False if one of them does so just now."""
+        """Hold the lock of all processes. The value is False if another process holds it now; nothing is waited for.
+
+        A process that holds the lock for a second was suspended, or is malicious. From then on other processes are ignored.
+        """
         file = None if self._is_alone else self._file
         has_lock = True
-        with self._going_on_alone():
+        with self._alone_on_failure():
             has_lock = file is None or _lock(file)
+            self._note_lock(has_lock)
         try:
             yield has_lock
         finally:
             if has_lock and file is not None:
                 fcntl.flock(file, fcntl.LOCK_UN)
 
-    def of_others(self) -> int:
-        """Return the bytes that others have set aside."""
+    def _note_lock(self, has_lock: bool) -> None:
+        now = self._clock()
+        if has_lock:
+            self._locked_since = None
+        elif self._locked_since is None:
+            self._locked_since = now
+        elif now - self._locked_since >= HOLDS_FOR:
+            raise TimeoutError(f"another process has held the lock for {HOLDS_FOR:.0f} s")
+
+    def of_others(self, limit: float = math.inf) -> int:
+        """Return the bytes that other processes have reserved. A sum above *limit* counts as a broken file."""
         content, total, now = b"", 0, self._clock()
-        with self._going_on_alone():
+        with self._alone_on_failure():
             if self._file is not None and not self._is_alone:
                 content = os.pread(self._file, _PLACES * _RESERVATION.size, 0)
         whole = len(content) // _RESERVATION.size
@@ -94,15 +110,18 @@ class Reservations:
                 self._free = place
             elif memory == self._memory and owner != self._us:
                 total += size
-        return total
+        with self._alone_on_failure():
+            if total > limit:
+                raise ValueError(f"the file says that {total} bytes are reserved, but at most {limit} can be")
+        return 0 if self._is_alone else total
 
     def begin(self, size: int, until: float) -> int | None:
-        """Set *size* bytes aside until then, at most for `HOLDS_FOR`; return where that stands, None for nowhere.
+        """Reserve *size* bytes until then, for `HOLDS_FOR` at most. Return the reservation's place in the file, or None.
 
-        To be called behind `of_others`, and `alone` as that.
+        To be called after `of_others`, while `alone` holds the lock.
         """
         place, self._free = self._free, None
-        with self._going_on_alone():
+        with self._alone_on_failure():
             if self._file is not None and not self._is_alone and place is not None:
                 record = _RESERVATION.pack(self._memory, self._us, size, until)
                 os.pwrite(self._file, record, place * _RESERVATION.size)
@@ -110,20 +129,20 @@ class Reservations:
         return None
 
     def end(self, place: int, until: float) -> None:
-        """Let the reservation at *place*, which has not ended, end earlier. Takes no lock."""
-        with self._going_on_alone():
+        """End the reservation at *place* earlier, at *until*. It must not have ended yet. Takes no lock."""
+        with self._alone_on_failure():
             if self._file is not None and not self._is_alone:
                 os.pwrite(self._file, _UNTIL.pack(until), (place + 1) * _RESERVATION.size - _UNTIL.size)
 
     @contextlib.contextmanager
-    def _going_on_alone(self) -> Iterator[None]:
-        """Go on without the others where the file fails."""
+    def _alone_on_failure(self) -> Iterator[None]:
+        """Ignore other processes from now on if the file cannot be used, or has impossible content."""
         try:
             yield
-        except OSError as error:
+        except (OSError, ValueError) as error:
             if not self._is_alone:
                 self._is_alone = True
-                _log.warning("the memory that other processes have reserved cannot be read: %s", error)
+                _log.warning("the memory that other processes reserve cannot be read, and is ignored from now on: %s", error)
 
     def _open(self) -> int:
         failure = OSError("no folder")
@@ -137,11 +156,11 @@ class Reservations:
 
 def _usual_folders() -> Iterator[Path]:
     yield Path("/dev/shm")  # noqa: S108  (see `_open_in`)
-    yield Path(tempfile.gettempdir())  # which raises OSError where there is none
+    yield Path(tempfile.gettempdir())  # raises OSError if there is none
 
 
 def _lock(file: int) -> bool:
-    try:  # no waiting: a process may be stopped while it decides
+    try:  # without waiting: a process may be suspended while it holds the lock
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         return False
@@ -149,11 +168,11 @@ def _lock(file: int) -> bool:
 
 
 def _open_in(folder: Path) -> int:
-    """Open the file of this user, or make it. Raises `OSError`, also for what somebody else may have put in its place."""
+    """Open the file of this user, or create it. Raises `OSError`, also if another user has put something in its place."""
     path = folder / f"ssemiddleware-{os.geteuid()}"
     file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
     found = os.fstat(file)
     if found.st_uid != os.geteuid() or not stat.S_ISREG(found.st_mode) or found.st_nlink != 1:
         os.close(file)
-        raise PermissionError(f"{path} belongs to another user, or is no file of its own")
+        raise PermissionError(f"{path} belongs to another user, is not a regular file, or has a second link")
     return file

@@ -1,13 +1,16 @@
 """Which streams may make a large block now: only as many at the same time as there is memory for.
 
-While a large event is made, it takes many times the bytes that it has in the end, and no gauge can tell before how many. A
-pause before the pull is no help against that: streams that begin together, or that have read at the same speed, all pull at
-the end of it. So whoever is about to make a large block takes a `Turn`, which sets memory aside until the block is there, in
-view of all processes that share the memory, for a second at most: a stream that has made nothing by then probably waits for
-something to tell. It cannot know when the application, once asked, waits and only then makes its block.
+To make a large event takes many times the memory of the finished event, and no gauge can know beforehand how much. A pause
+before the pull does not help: streams that start together, or whose clients read at the same speed, all pull when it is over.
+So a stream takes a `Turn` before it makes a large block. A turn reserves memory until the block is made, and all processes that
+share the memory see it. It lasts a second at most: a stream that has made nothing by then probably waits for something to send.
+An application that waits longer before it makes its block is not covered.
+
+A stream waits for a turn only while this process makes or sends another large block, since the memory of that block will be
+freed. Memory that other programs or the page cache use makes no stream wait.
 
 >>> from ssemiddleware.memory.cgroup import Reading
->>> turns = Turns(lambda: Reading(used=200_000_000, limit=256_000_000), low=0.7, critical=0.92)
+>>> turns = Turns(lambda: Reading(used=200_000_000, limit=256_000_000), critical=0.92)
 >>> turn = turns.maybe_begin(5_000_000)
 >>> turns.maybe_begin(5_000_000) is None
 True
@@ -22,56 +25,62 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from weakref import WeakSet
 
 from .cgroup import Reading
 from .reservations import HOLDS_FOR, Reservations
 
-# Times its own size that a block takes while it is made: 6.6 for orders that `json.dumps` writes from new dictionaries.
+# The memory that a block takes while it is made, as a multiple of its size. Measured: 6.6, for orders that `json.dumps` writes
+# from new dictionaries.
 _COST = 8
-_LIGHT = 65536  # bytes of a block that needs no turn
-# Bytes that a stream's first block is taken for as long as there was none; a 64th of the limit if that is less.
-_UNKNOWN = 4 * 1024**2
-_SEEN_AFTER = 0.1  # seconds until what was made shows in the gauge
-# Seconds for which memory is waited for that does not suffice for one block, and then for the next one: the kernel would kill
-# all streams for the sake of one. A client that reads 200 KB a second takes 5 MB in that time, and gives their memory back.
-_PATIENCE = 30.0
-_LOOK_UP_EVERY = 0.1  # seconds; how fast the end of a pause is seen
-_ASK_EVERY = 0.05  # seconds; the same for a turn
+_LIGHT = 65536  # bytes; a smaller block needs no turn
+_UNKNOWN = 4 * 1024**2  # bytes that are expected of a process's first block; a 64th of the limit if that is less
+_PATHS = 256  # the number of paths whose first blocks' sizes are remembered
+_GROWS = 16  # memory that grows in a second by this fraction of what a block needs shows that the block is being made
+_SEEN_AFTER = 0.1  # seconds until a new block shows in the gauge
+# Seconds that a stream waits while there is not enough memory for one block, and then the next stream: without the wait the
+# kernel would kill all streams. A client that reads 200 KB a second reads 5 MB in that time, whose memory is then free.
+# It holds for first blocks of paths with large ones too: when those waited for a second at most, the kernel killed each of four
+# runs with 100 clients of 5 MB in 256 MiB. None was killed where they waited for up to 35 s.
+_LONGEST_WAIT = 30.0
+_LOOK_UP_EVERY = 0.1  # seconds; how soon the end of a pause is noticed
+_ASK_EVERY = (0.002, 0.05)  # seconds; how soon a free turn is noticed, at the beginning and later
 
 
-@dataclass(eq=False, slots=True)
+@dataclass(eq=False)
 class Turn:
-    """Memory that is set aside for the making of one block."""
+    """Memory that is reserved while one block is made."""
 
-    needs: int  # bytes
-    until: float
-    is_first: bool  # of a stream of which nothing is known
+    needs: int = 0  # bytes
+    until: float = -math.inf
+    first_of: str | None = None  # the path, if it is for a stream's first block
+    used_before: int = 0  # bytes of used memory, when they were last compared
+    is_made: bool = False  # the block is made
     reservations: Reservations | None = None  # where other processes see it
-    place: int | None = None  # there
+    place: int | None = None  # its place there
 
 
 class Turns:
-    """The turns of this process. For all threads; after a fork it begins at nothing.
+    """The turns of this process. For all threads. After a fork it starts again without turns.
 
-    *read*: the memory used and its limit. Together with what is set aside, it stays below the mark *critical* unless there is
-    but one turn. Below *low* one is always to be had; *short* is called when none is. *shared*: a name of the memory, the same
-    in all processes that share it, None for one that is not shared; *folders*: see `Reservations`.
+    *read*: returns the used memory and its limit. The used and the reserved memory together stay below the mark *critical*,
+    unless there is only one turn. *short* is called when no turn is free. *shared*: returns a name for the memory, the same in
+    all processes that share it, or None if it is not shared. *folders*: see `Reservations`.
     """
 
     def __init__(
         self,
         read: Callable[[], Reading],
         *,
-        low: float,
         critical: float,
         short: Callable[[], object] = lambda: None,
         shared: Callable[[], str | None] = lambda: None,
         folders: tuple[Path, ...] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._low, self._critical, self._short, self._clock = read, low, critical, short, clock
+        self._read, self._critical, self._short, self._clock = read, critical, short, clock
         self._shared, self._folders = shared, folders
-        self._beginning: dict[int, threading.Lock] = {}  # by process: a thread of the parent may have held its own at the fork
+        self._beginning: dict[int, threading.Lock] = {}  # by process id: the parent's may have been held at the fork
         self._begin()
 
     def _begin_after_fork(self) -> None:
@@ -80,18 +89,21 @@ class Turns:
                 self._begin()
 
     def _begin(self) -> None:
-        self._lock = threading.Lock()  # held by who asks for a turn
+        self._lock = threading.Lock()  # guards what follows while a turn is asked for
         self._taken: list[Turn] = []
+        # The turns whose blocks are made but not sent. Weak, since a stream that another thread closes may not end its turn.
+        self._being_sent: WeakSet[Turn] = WeakSet()
         self._reservations = Reservations(None)
-        self._forced_at = -math.inf  # when a block was last made for which memory did not suffice
-        self._expected: int | None = None  # bytes of a stream's first block: as large as lately, None before there was one
-        self._pid = os.getpid()  # last: from here on threads use all this
+        self._forced_at = -math.inf  # when a turn was last given without enough memory
+        self._expected: int | None = None  # the expected size of a stream's first block in bytes, None before there was one
+        self._expected_of: dict[str, int] = {}  # the same by path
+        self._pid = os.getpid()  # last: other threads use all this once it is set
 
-    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None) -> Turn | None:
-        """Return a turn for a stream whose last block had *last* bytes, 0 without one; None if it has to wait.
+    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None, *, path: str = "") -> Turn | None:
+        """Return a turn for a stream whose last block had *last* bytes, 0 for a first block; None if it has to wait.
 
-        *waited*: the seconds for which it has. *earlier*: the stream's turn before, whose memory is used again. Whoever gets a
-        turn ends it.
+        *waited*: the seconds that it has waited so far. *earlier*: the stream's turn before, whose memory can be used again.
+        The caller has to end the turn.
         """
         if self._pid != os.getpid():
             self._begin_after_fork()
@@ -100,67 +112,94 @@ class Turns:
             now = self._clock()
             if earlier is not None:
                 earlier.until = now
-            self._forget_old(now)
-            if self._expected is None:
-                self._expected = min(_UNKNOWN, reading.limit // 64)
-            expected = last or self._expected
-            turn = Turn(_COST * expected if expected >= _LIGHT else 0, now + HOLDS_FOR, is_first=not last)
-            if not turn.needs or self._take(turn, reading, waited):
+            self._forget_old(now, reading.used)
+            expected = last or self._expected_for(path)
+            size = min(_UNKNOWN, reading.limit // 64) if expected is None else expected
+            if size < _LIGHT:
+                return Turn()
+            turn = Turn(min(_COST * size, reading.limit), now + HOLDS_FOR, None if last else path, reading.used)
+            if self._take(turn, reading, waited):
                 return turn
         self._short()
         return None
 
-    def expects_large(self) -> bool:
-        """Tell whether a stream's first block is expected to be large: as one of the last streams' was. Takes no lock."""
-        return self._expected is None or self._expected >= _LIGHT
+    def expects_large(self, path: str = "") -> bool:
+        """Return whether a stream's first block is expected to be large, as one was lately. Takes no lock."""
+        expected = self._expected_for(path)
+        return expected is None or expected >= _LIGHT
+
+    def expect(self, path: str, size: int) -> None:
+        """Expect first blocks of *size* bytes, or of a quarter of what was expected if that is more. Takes no lock."""
+        expected = self._expected or 0
+        self._expected = max(size, expected // 4)
+        of_path = max(size, self._expected_of.get(path, expected) // 4)
+        if path not in self._expected_of and len(self._expected_of) >= _PATHS:
+            known = self._expected_of.copy().items()  # since other threads add to it
+            large = {each: of_each for each, of_each in known if of_each >= _LIGHT}
+            self._expected_of = large if len(large) < _PATHS // 2 else {}
+        self._expected_of[path] = of_path
+
+    def _expected_for(self, path: str) -> int | None:
+        return self._expected_of.get(path, self._expected)
+
+    def end(self, turn: Turn, *, is_being_sent: bool = False) -> Turn | None:
+        """Note that the block is made. *is_being_sent*: it is large, and the turn has to be ended once more after it is sent.
+
+        Return the turn if it has to be ended once more. Takes no lock: a garbage collection inside `maybe_begin` may end
+        another stream, and its turn.
+        """
+        now, ends = self._clock(), turn.until
+        turn.is_made, turn.until = True, min(ends, now + _SEEN_AFTER)
+        if turn.reservations is not None and turn.place is not None and now < ends:  # later the place may be another's
+            turn.reservations.end(turn.place, turn.until)
+        if is_being_sent:
+            self._being_sent.add(turn)
+            return turn
+        self._being_sent.discard(turn)
+        return None
+
+    def _forget_old(self, now: float, used: int) -> None:
+        for turn in self._taken:
+            if turn.until <= now and not turn.is_made:
+                if used - turn.used_before > turn.needs // _GROWS:  # it is being made, on a busy processor
+                    turn.until, turn.used_before = now + HOLDS_FOR, used
+                elif turn.first_of is not None:  # the stream is silent
+                    self.expect(turn.first_of, 0)
+        self._taken = [turn for turn in self._taken if turn.until > now]
 
     def _take(self, turn: Turn, reading: Reading, waited: float) -> bool:
-        """Set memory aside for *turn* if there is some; return whether there is."""
+        """Reserve memory for *turn* if there is enough; return whether there is."""
         name = self._shared()
         if name != self._reservations.name or self._reservations.is_gone:
             self._reservations = Reservations(name, folders=self._folders, clock=self._clock)
         with self._reservations.alone() as is_alone:
-            if not is_alone and waited < HOLDS_FOR:  # whoever decides for longer has been stopped
+            if not is_alone:
                 return False
-            others = self._reservations.of_others()
-            if not (self._has_room(turn.needs, reading, others) or self._must_move(waited, others)):
+            others = self._reservations.of_others(2 * reading.limit)
+            if not (self._has_room(turn.needs, reading, others, waited) or self._must_move(waited, others)):
                 return False
             self._taken.append(turn)
             turn.reservations = self._reservations
             turn.place = self._reservations.begin(turn.needs, turn.until)
         return True
 
-    def end(self, turn: Turn, size: int) -> None:
-        """Say that the block is there, of *size* bytes; 0 if there is none."""
-        # No lock: a garbage collection inside `maybe_begin` may end another stream, and with it this one's turn.
-        if turn.is_first:
-            turn.is_first = False
-            self.expect(size)
-        now, ends = self._clock(), turn.until
-        turn.until = min(ends, now + _SEEN_AFTER)
-        if turn.reservations is not None and turn.place is not None and now < ends:  # then another may have the place
-            turn.reservations.end(turn.place, turn.until)
-
-    def _forget_old(self, now: float) -> None:
-        for turn in self._taken:
-            if turn.until <= now and turn.is_first:
-                self.expect()
-        self._taken = [turn for turn in self._taken if turn.until > now]
-
-    def expect(self, size: int = 0) -> None:
-        """Expect streams' first blocks to be as large as one of *size* bytes, or half as large as before."""
-        self._expected = max(size, (self._expected or 0) // 2)
-
-    def _has_room(self, needs: int, reading: Reading, others: int) -> bool:
-        set_aside = others + sum(turn.needs for turn in self._taken)
-        if reading.used + set_aside + needs <= self._critical * reading.limit:
+    def _has_room(self, needs: int, reading: Reading, others: int, waited: float) -> bool:
+        ours = sum(turn.needs for turn in self._taken)
+        if reading.used + ours + others + needs <= self._critical * reading.limit:
             return True
-        return not set_aside and (reading.used + needs <= reading.limit or reading.share < self._low)
+        if ours or (others and waited < HOLDS_FOR):
+            return False
+        # If no block is being sent, waiting would free no memory. A single turn may use a quarter of the memory between the
+        # mark and the limit. With all of it, the kernel killed two of four runs with 100 clients. With half of it, one run
+        # on a busy machine was killed.
+        most = (1 + 3 * self._critical) / 4 * reading.limit
+        return not self._being_sent or (not others and reading.used + needs <= most)
 
     def _must_move(self, waited: float, others: int) -> bool:
-        """Tell whether to give up hope that the clients take what waits, and memory falls with it: one stream at a time."""
-        now, patience = self._clock(), 2 * _PATIENCE if others or self._taken else _PATIENCE  # smaller ones may always fit
-        if waited < patience or now - self._forced_at < _PATIENCE:
+        """Return whether the stream has waited long enough, so that it goes on without enough memory: one at a time."""
+        # Twice as long while there are other turns: smaller ones may always find memory before this one.
+        now, longest = self._clock(), 2 * _LONGEST_WAIT if others or self._taken else _LONGEST_WAIT
+        if waited < longest or now - self._forced_at < _LONGEST_WAIT:
             return False
         self._forced_at = now
         return True
@@ -174,10 +213,10 @@ def wait_for_memory(
     sleep: Callable[[float], object],
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait before a pull for as long as *pause* says, and then until *has_turn*; return the seconds that it took.
+    """Wait before a pull: for the seconds that *pause* returns, and then until *has_turn*. Return the seconds waited.
 
-    *pause*: seconds, asked again and again, since 0 ends all pauses at once. *has_turn* is given the seconds waited, *is_over*
-    the time: whether there is no more to wait for. Sleeps a tenth of a second at most.
+    *pause* is asked again while it lasts, and 0 ends it. *has_turn* gets the seconds waited. *is_over* gets the time, and
+    returns whether to stop waiting. One sleep takes a tenth of a second at most.
     """
     began = now = clock()
     until = now + pause()
@@ -185,7 +224,7 @@ def wait_for_memory(
         if now >= until or not pause():
             if has_turn(now - began):
                 break
-            until = now + _ASK_EVERY
+            until = now + min(_ASK_EVERY[1], max(_ASK_EVERY[0], (now - began) / 4))
         sleep(min(_LOOK_UP_EVERY, max(0.0, until - now)))
         now = clock()
     return now - began

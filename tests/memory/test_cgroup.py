@@ -1,4 +1,4 @@
-"""`ssemiddleware.memory.cgroup`: recorded trees of /proc and /sys/fs/cgroup, and the real one."""
+"""`ssemiddleware.memory.cgroup`, with recorded trees of /proc and /sys/fs/cgroup, and with the real ones."""
 
 from __future__ import annotations
 
@@ -188,7 +188,7 @@ LIMITED = {
     "docker, version 2, with namespace": (DOCKER_V2_WITH_NAMESPACE, 200 * MiB, 512 * MiB),
     "docker, version 2, without namespace": (DOCKER_V2_WITHOUT_NAMESPACE, 200 * MiB, 512 * MiB),
     "docker, version 1, without namespace": (DOCKER_V1_WITHOUT_NAMESPACE, 200 * MiB, 512 * MiB),
-    "docker, version 1, limited by what the namespace hides": (
+    "docker, version 1, limited by a group that the namespace hides": (
         DOCKER_V1_IN_A_LIMITED_SLICE_WITH_NAMESPACE, 300 * MiB, 1 * GiB,
     ),
     "kubernetes, version 2, the container tightest": (KUBERNETES_V2, 370 * MiB, 512 * MiB),
@@ -225,8 +225,8 @@ LIMITED = {
 
 UNLIMITED = {
     "max everywhere": DOCKER_V2_WITHOUT_NAMESPACE | v2("system.slice/docker-4b1c.scope", 200 * MiB),
-    "version 1's value for none": DOCKER_V1_WITHOUT_NAMESPACE | v1("", 300 * MiB),
-    "version 1's value for none on old kernels": DOCKER_V1_WITHOUT_NAMESPACE | v1("", 300 * MiB, 2**63 - 1),
+    "version 1's value for no limit": DOCKER_V1_WITHOUT_NAMESPACE | v1("", 300 * MiB),
+    "version 1's value on old kernels": DOCKER_V1_WITHOUT_NAMESPACE | v1("", 300 * MiB, 2**63 - 1),
     "as much as the machine has": DOCKER_V2_WITH_NAMESPACE | v2("", 300 * MiB, MACHINE),
     "more than the machine has": HYBRID | v1("system.slice/shop.service", 600 * MiB, MACHINE + 4096),
 }
@@ -247,11 +247,11 @@ NO_GROUP: dict[str, Files] = {
     "a group outside what is mounted": {**process("0::/../other\n", V2_MOUNT.format(root="/")), **v2("", 1, 2)},
     "mounted outside our namespace": {**process("0::/\n", V2_MOUNT.format(root="/../..")), **v2("", 1, 2)},
     "a mount of another group": {**process("0::/here\n", V2_MOUNT.format(root="/there")), **v2("", 1, 2)},
-    "a mount of a group whose name begins alike": {**process("0::/ab/c\n", V2_MOUNT.format(root="/a")), **v2("", 1, 2)},
+    "a mount of a group with the same first letters": {**process("0::/ab/c\n", V2_MOUNT.format(root="/a")), **v2("", 1, 2)},
     "rubbish in /proc": {
         "proc/self/cgroup": "\x00\n:\n::\nmemory\n0::/\n", "proc/self/mountinfo": "\n - cgroup2\n1 2 - cgroup a memory\n",
     },
-    "no statistics, as in gVisor": {
+    "no memory.stat, as in gVisor": {
         name: text for name, text in DOCKER_V1_WITHOUT_NAMESPACE.items() if not name.endswith("memory.stat")
     },
 }  # fmt: skip
@@ -277,12 +277,12 @@ def test_the_working_set_and_limit_of_the_tightest_group_are_read(tmp_path: Path
 
 
 @pytest.mark.parametrize("files", UNLIMITED.values(), ids=UNLIMITED.keys())
-def test_some_limits_limit_nothing(tmp_path: Path, files: Files) -> None:
+def test_a_limit_above_the_machine_s_memory_does_not_count(tmp_path: Path, files: Files) -> None:
     assert find(tmp_path, files).read() is None
 
 
 @pytest.mark.parametrize("files", NO_GROUP.values(), ids=NO_GROUP.keys())
-def test_where_no_group_can_be_read_none_is_found(tmp_path: Path, files: Files) -> None:
+def test_no_group_is_found_where_none_can_be_read(tmp_path: Path, files: Files) -> None:
     assert CgroupMemory.find(record(tmp_path, files), machine=MACHINE) is None
 
 
@@ -298,7 +298,7 @@ def test_a_list_of_mounts_longer_than_one_read_is_read_whole(tmp_path: Path) -> 
     assert find(tmp_path, files).read() == Reading(200 * MiB, 512 * MiB)
 
 
-def test_which_group_is_tightest_and_every_limit_may_change(tmp_path: Path) -> None:
+def test_the_tightest_group_and_each_limit_may_change(tmp_path: Path) -> None:
     found = find(tmp_path, KUBERNETES_V2)
     leaf = f"{POD}/cri-containerd-91.scope"
     assert found.read() == Reading(370 * MiB, 512 * MiB)
@@ -316,26 +316,26 @@ RUBBISH = ["", "\n", "many\n", "-1\n", "1_000\n", "٣\n", "1.5\n", "\x00\n", "1 
 
 @pytest.mark.parametrize("text", RUBBISH)
 @pytest.mark.parametrize("name", ["memory.max", "memory.high", "memory.current"])
-def test_a_group_with_rubbish_is_left_out(tmp_path: Path, name: str, text: str) -> None:
+def test_a_group_with_rubbish_is_skipped(tmp_path: Path, name: str, text: str) -> None:
     leaf = f"{SYS}/{POD}/cri-containerd-91.scope"
     found = find(tmp_path, KUBERNETES_V2 | {f"{leaf}/{name}": text})
     assert found.read() == Reading(650 * MiB, 1 * GiB)
 
 
 @pytest.mark.parametrize("text", ["", "inactive_file\n", "inactive_file many\n", "total_inactive_file 5\n", "anon 5\n"])
-def test_a_group_with_rubbish_for_statistics_is_left_out(tmp_path: Path, text: str) -> None:
+def test_a_group_with_rubbish_in_memory_stat_is_skipped(tmp_path: Path, text: str) -> None:
     found = find(tmp_path, KUBERNETES_V2 | {f"{SYS}/{POD}/cri-containerd-91.scope/memory.stat": text})
     assert found.read() == Reading(650 * MiB, 1 * GiB)
 
 
-def test_version_1_without_a_hierarchical_limit_has_its_own(tmp_path: Path) -> None:
+def test_without_a_hierarchical_limit_version_1_s_own_limit_is_read(tmp_path: Path) -> None:
     files = DOCKER_V1_WITHOUT_NAMESPACE | {
         f"{SYS}/memory/memory.stat": "cache 1\ntotal_inactive_file 1048576\ntotal_active_file 0\n"
     }
     assert find(tmp_path, files).read() == Reading(299 * MiB, 512 * MiB)
 
 
-def test_a_group_that_vanishes_is_left_out(tmp_path: Path) -> None:
+def test_a_group_that_vanishes_is_skipped(tmp_path: Path) -> None:
     found = find(tmp_path, KUBERNETES_V2)
     for file in (tmp_path / SYS / POD / "cri-containerd-91.scope").iterdir():
         file.unlink()
@@ -347,7 +347,7 @@ def test_a_group_that_vanishes_is_left_out(tmp_path: Path) -> None:
     [
         ("memory.max", None, r"No such file or directory: '.*/memory\.max'"),
         ("memory.stat", None, r"No such file or directory: '.*/memory\.stat'"),
-        ("memory.current", "many", r"no number of bytes: 'many'.*/memory\.current'"),
+        ("memory.current", "many", r"not a number of bytes: 'many'.*/memory\.current'"),
     ],
 )
 def test_when_no_group_can_be_read_the_error_names_the_file(tmp_path: Path, name: str, text: str | None, message: str) -> None:
@@ -369,7 +369,7 @@ def test_an_error_while_reading_names_the_file_too(tmp_path: Path) -> None:
     assert failure.value.filename == str(file)
 
 
-def test_a_reading_tells_its_share() -> None:
+def test_a_reading_knows_its_share() -> None:
     assert Reading(256, 1024).share == 0.25
     assert Reading(0, 0).share > 1  # a limit of 0 is always reached
 
@@ -413,7 +413,7 @@ def real_groups() -> Iterator[tuple[int, Path, Path]]:
         for group in (inner, outer):
             deadline = time.monotonic() + 10
             while group.exists():
-                with suppress(OSError):  # busy until the last process in it is gone for good
+                with suppress(OSError):  # busy until its last process has been reaped
                     group.rmdir()
                 assert time.monotonic() < deadline, f"{group} is left behind"
 
@@ -489,10 +489,10 @@ os.execvp("unshare", ["unshare", "--cgroup", "--mount", "sh", "-c", mount_and_re
 """
 
 
-def test_a_process_in_a_real_namespace_reads_the_limit_of_the_ancestor_it_does_not_see(tmp_path: Path) -> None:
+def test_a_process_in_a_real_namespace_reads_the_limit_of_a_hidden_ancestor(tmp_path: Path) -> None:
     with real_groups() as (version, outer, inner):
         if version == 2:
-            pytest.skip("version 2 does not tell what limits the ancestors that a namespace hides")
+            pytest.skip("version 2 does not show the limits of ancestors that a namespace hides")
         if not shutil.which("unshare") or subprocess.run(["unshare", "--cgroup", "--mount", "true"], check=False).returncode:
             pytest.skip("no cgroup namespace can be made")
         (outer / "memory.limit_in_bytes").write_text(str(256 * MiB))

@@ -1,4 +1,4 @@
-"""`ssemiddleware.memory.gauge`: three sources, and readings that cost little."""
+"""`ssemiddleware.memory.gauge`: three sources, and cheap readings."""
 
 from __future__ import annotations
 
@@ -94,7 +94,7 @@ def test_the_cgroup_is_read_where_it_has_a_limit(group: Group) -> None:
 
 
 def assert_is_of_the_machine(gauge: MemoryGauge, read: Callable[[], Reading]) -> None:
-    """Read until the system says the same: what others use of the machine may change at any time."""
+    """Read until psutil says the same: the memory that other programs use may change at any time."""
     deadline = time.monotonic() + DEADLINE
     while True:
         reading, memory = read(), psutil.virtual_memory()
@@ -110,7 +110,7 @@ def test_the_machine_is_read_where_there_is_no_cgroup(tmp_path: Path) -> None:
     assert_is_of_the_machine(gauge, gauge.read)
 
 
-def test_other_programs_count_by_what_they_leave_of_the_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_other_programs_count_by_the_memory_that_they_leave_available(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     class OneGigabyteLeft(NamedTuple):
         total: int = 1000 * 1024 * MiB
         available: int = 1024 * MiB
@@ -131,7 +131,7 @@ def test_a_limit_may_be_set_and_lifted_at_any_time(group: Group) -> None:
     assert_is_of_the_machine(group.gauge, group.next_reading)
 
 
-def test_a_source_can_be_asked_for_before_a_reading(group: Group) -> None:
+def test_the_source_is_known_before_the_first_reading(group: Group) -> None:
     assert group.gauge.source == "cgroup"
     assert MemoryGauge(MiB).source == "process"
 
@@ -155,7 +155,7 @@ def test_the_gauge_never_waits_for_a_thread_that_reads(group: Group) -> None:
     group.gauge.read()
     current = group.directory / "memory.current"
     current.unlink()
-    os.mkfifo(current)  # whoever reads it waits until it is written
+    os.mkfifo(current)  # reading it waits until it is written
     group.clock.now += 1
     reader = threading.Thread(target=group.gauge.read)
     reader.start()
@@ -168,7 +168,7 @@ def test_the_gauge_never_waits_for_a_thread_that_reads(group: Group) -> None:
     assert group.gauge.read() == Reading(250 * MiB, 512 * MiB)
 
 
-def test_only_the_first_reading_is_waited_for() -> None:
+def test_threads_wait_for_the_first_reading_only() -> None:
     begun, goes_on, readings = threading.Event(), threading.Event(), list[Reading]()
 
     def read() -> tuple[int, int]:
@@ -190,7 +190,7 @@ def test_only_the_first_reading_is_waited_for() -> None:
     assert readings == [Reading(80, 100)] * 4
 
 
-def test_the_last_reading_stays_when_one_fails_and_one_line_tells(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+def test_the_last_reading_is_used_when_one_fails_and_one_line_is_logged(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     good = group.next_reading()
     group.write(current="many")
     with caplog.at_level(logging.DEBUG, "ssemiddleware"):
@@ -201,11 +201,11 @@ def test_the_last_reading_stays_when_one_fails_and_one_line_tells(group: Group, 
         group.next_reading()
     (record,) = caplog.records
     assert (record.levelname, record.name) == ("WARNING", "ssemiddleware")
-    assert record.message.startswith("memory cannot be read; the last reading is used for 10 s: ")
+    assert record.message.startswith("memory cannot be read: the last reading is used for 10 s, then no stream waits: ")
     assert f"'many': '{group.directory}/memory.current'" in record.message
 
 
-def test_the_last_reading_does_not_lock_anybody_out_for_good(group: Group) -> None:
+def test_the_last_reading_is_used_for_ten_seconds_only(group: Group) -> None:
     good = group.next_reading()
     group.write(current="many")
     group.clock.now += 9.8
@@ -213,7 +213,7 @@ def test_the_last_reading_does_not_lock_anybody_out_for_good(group: Group) -> No
     assert group.next_reading().share == 0
 
 
-def test_a_failing_reading_is_tried_again_after_100_ms_only(group: Group) -> None:
+def test_a_failed_reading_is_tried_again_only_after_100_ms(group: Group) -> None:
     group.write(current="many")
     assert group.next_reading().share == 0
     group.write(current=200 * MiB)
@@ -224,11 +224,11 @@ def test_a_failing_reading_is_tried_again_after_100_ms_only(group: Group) -> Non
 def test_without_any_reading_the_share_is_0_and_no_stream_waits(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     group.write(current="many")
     assert [group.next_reading().share for _ in range(3)] == [0, 0, 0]
-    assert MemoryGovernor(read=group.gauge.read).next_pause() == 0
+    assert MemoryGovernor(read=group.gauge.read).next_pause(65536) == 0
     assert len(caplog.records) == 1
 
 
-def test_a_process_whose_cgroup_vanishes_finds_the_next(group: Group, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_process_whose_cgroup_is_gone_finds_its_new_one(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     good = group.next_reading()
     group.vanish()
     assert group.next_reading() == good
@@ -256,7 +256,7 @@ child = os.fork()
 if child == 0:
     held = b"x" * (64 << 20)
     os._exit(0 if gauge.read().used - before > 48 << 20 else 1)  # at once, not 100 ms later
-assert os.waitpid(child, 0)[1] == 0, "the child read its parent's memory"
+assert os.waitpid(child, 0)[1] == 0, "the child has read its parent's memory"
 """
 
 

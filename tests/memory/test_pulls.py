@@ -1,6 +1,8 @@
-"""`ssemiddleware.memory.pulls`: when a stream pulls its next block at once, and when it waits for memory before."""
+"""`ssemiddleware.memory.pulls`: when a stream pulls its next block at once, and when it waits for memory first."""
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 import pytest
 
@@ -13,7 +15,7 @@ KB, MB = 1000, 1_000_000
 
 
 class Memory:
-    """A container of 256 MB that is as full as a test says; its clock goes as streams wait, and `log` has their waits."""
+    """A container of 256 MB that is as full as a test says. Waiting streams move its clock, and `log` has their waits."""
 
     def __init__(self, share: float = 0.1, *, pause: float = 1.0) -> None:
         self.share, self.clock = share, Clock()
@@ -40,92 +42,113 @@ def goes_on(_now: float) -> bool:
     return False
 
 
-def test_nothing_is_waited_for_without_a_governor() -> None:
+def test_without_a_governor_no_stream_waits() -> None:
     pulls = Pulls(None, large=131072, sleep=lambda seconds: pytest.fail("waits"))
     for size in (1, 10 * MB):
         assert pulls.wait(goes_on)
-        pulls.came(size)
+        pulls.note_block(size)
 
 
-def test_nothing_is_waited_for_while_there_is_memory() -> None:
+def test_no_stream_waits_while_there_is_memory() -> None:
     memory = Memory()
     pulls = memory.pulls()
     for size in (100, 100 * KB, 10 * MB, 100):
         assert pulls.wait(goes_on)
-        pulls.came(size)
+        pulls.note_block(size)
     assert memory.log == []
 
 
-def test_a_pull_waits_for_as_long_as_the_governor_says_and_then_goes_on() -> None:
+def test_a_pull_waits_as_long_as_the_governor_says() -> None:
     memory = Memory(0.85)
     pulls = memory.pulls()
+    pulls.note_block(100 * KB)
     assert pulls.wait(goes_on)
-    assert memory.log == [pytest.approx(memory.governor.next_pause())]
+    assert memory.log == [pytest.approx(memory.governor.next_pause(100 * KB))]
 
 
-def test_a_wait_is_over_as_soon_as_memory_is_there() -> None:
-    memory = Memory(0.85)
+def test_a_wait_ends_as_soon_as_there_is_memory() -> None:
+    memory = Memory(0.95)
 
     def sleep(seconds: float) -> None:
         memory.clock.now += seconds
         memory.share = 0.1
 
     pulls = Pulls(memory.governor, large=131072, paused=memory.log.append, clock=memory.clock, sleep=sleep)
+    pulls.note_block(100 * KB)
     assert pulls.wait(goes_on)
     assert memory.log[0] < 0.2
 
 
-def test_waits_are_paid_by_the_byte() -> None:
-    """Small events do not wait for each, but for each 64 KiB of them."""
-    memory = Memory(0.85)
+@pytest.mark.parametrize("share", [0.79, 0.85, 0.91, 0.95, 0.99, 1.2])
+def test_small_events_and_a_first_event_never_wait_for_memory(share: float) -> None:
+    memory = Memory(share)
+    for _ in range(30):
+        pulls = memory.pulls()
+        for _ in range(1100):
+            assert pulls.wait(goes_on)
+            pulls.note_block(60)
+            assert pulls.may_continue(60)
+    assert memory.log == []
+
+
+def test_a_quick_block_that_is_not_small_may_need_a_wait() -> None:
+    memory = Memory(0.95)
     pulls = memory.pulls()
-    for _ in range(1100):
-        assert pulls.wait(goes_on)
-        pulls.came(60)
-    assert len(memory.log) == 2, "before the first block, and after 64 KiB"
+    assert pulls.may_continue(60)
+    assert not pulls.may_continue(60 * KB)
 
 
-def test_what_came_in_quick_blocks_counts() -> None:
-    memory = Memory(0.85)
-    pulls = memory.pulls()
-    pulls.wait(goes_on)
-    pulls.came(60, before=65536)
-    pulls.wait(goes_on)
-    assert len(memory.log) == 2
-
-
-def test_small_events_cost_no_look_at_memory() -> None:
+def test_memory_is_not_read_for_small_events() -> None:
     memory = Memory()
     pulls = memory.pulls()
     pulls.wait(goes_on)
-    pulls.came(60)
+    pulls.note_block(60)
     before = memory.reads
     for _ in range(500):
         memory.clock.now += 1
         pulls.wait(goes_on)
-        pulls.came(60)
+        pulls.note_block(60)
     assert memory.reads == before
 
 
-@pytest.mark.parametrize("share", [0.85, 0.1], ids=["pauses", "no turn is to be had"])
-def test_a_stream_that_must_end_does_not_pull(share: float) -> None:
-    memory = Memory(share)
-    if share == 0.1:
-        while memory.governor.turns.maybe_begin(0) is not None:
-            pass
-    pulls = memory.pulls()
+@pytest.mark.parametrize("size", [100 * KB, 10 * MB], ids=["pauses", "no turn is free"])
+def test_a_stream_that_must_end_does_not_pull(size: int) -> None:
+    memory = Memory(0.95 if size < MB else 0.85)
+    slow, pulls = memory.pulls(), memory.pulls()
+    slow.note_block(10 * MB)  # its client reads slowly
+    pulls.note_block(size)
     assert not pulls.wait(lambda now: now > 1000.2)
     assert 0.15 < memory.log[0] < 0.4
 
 
-def test_the_first_block_and_one_behind_a_large_one_take_a_turn() -> None:
+def test_a_large_block_is_being_sent_until_the_next_is_pulled_or_the_stream_ends() -> None:
+    memory = Memory(0.85)
+    finishes: list[Callable[[Pulls], object]] = [
+        lambda pulls: pulls.wait(goes_on),
+        lambda pulls: pulls.note_block(0),
+        Pulls.close,
+    ]
+    for finish in finishes:
+        slow = memory.pulls()
+        slow.note_block(10 * MB)
+        assert memory.governor.turns.maybe_begin(10 * MB) is None
+        finish(slow)
+        slow.note_block(0)
+        memory.clock.now += 2
+        turn = memory.governor.turns.maybe_begin(10 * MB)
+        assert turn is not None
+        memory.governor.turns.end(turn)
+        memory.clock.now += 2
+
+
+def test_a_first_block_and_one_after_a_large_one_take_a_turn() -> None:
     memory = Memory()
     pulls = memory.pulls()
     taken = []
     for size in (60, 60, 10 * MB, 60, 60):
         pulls.wait(goes_on)
         taken.append(pulls._turn is not None)
-        pulls.came(size)
+        pulls.note_block(size)
     assert taken == [True, False, False, True, False]
 
 
@@ -135,25 +158,25 @@ def test_a_turn_ends_when_its_block_has_come_and_when_the_stream_ends() -> None:
         pulls = memory.pulls()
         pulls.wait(goes_on)
         assert memory.turns_taken == 1
-        pulls.came(size)
-        memory.clock.now += 0.11  # by then what was made shows in the gauge
+        pulls.note_block(size)
+        memory.clock.now += 0.11  # by then the block shows in the gauge
         assert memory.turns_taken == 0
 
 
-def test_a_stream_that_makes_one_large_block_after_another_goes_on() -> None:
+def test_a_stream_that_makes_one_large_block_after_another_does_not_wait() -> None:
     memory = Memory()
     pulls = memory.pulls()
     for _ in range(100):
         assert pulls.wait(goes_on)
-        pulls.came(5 * MB)
+        pulls.note_block(5 * MB)
         memory.clock.now += 0.001
     assert sum(memory.log) == 0
 
 
-def test_what_wait_and_came_do_twice_does_no_harm() -> None:
+def test_wait_and_came_may_be_called_twice() -> None:
     pulls = Memory().pulls()
     pulls.wait(goes_on)
-    pulls.came(100)
-    pulls.came(0)
-    pulls.came(0)
+    pulls.note_block(100)
+    pulls.note_block(0)
+    pulls.note_block(0)
     assert pulls.wait(goes_on)
