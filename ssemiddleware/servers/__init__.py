@@ -1,7 +1,24 @@
-"""What each WSGI server shows and allows, a file a server. The only place in the package that names one.
+"""What each WSGI server shows and allows, one file for each server. No other part of the package names a server.
 
-Everything is probed by duck typing, and absent where a server does not have it. Each file says what was measured, and with
-which version.
+Everything is found by duck typing, and is missing where a server does not have it:
+
+| file | measured with | has | shown by, in tests/servers/ |
+|---|---|---|---|
+| gunicorn | gunicorn 27.0.1 | connection, writer, stop_sign, pool, threads, delays_others | test_gunicorn |
+| pywsgi | gevent 26.9.0 | connection, writer | test_pywsgi |
+| waitress | waitress 3.0.2 | connection, writer, stop_sign, pool, threads, last_bytes | test_waitress |
+| werkzeug | werkzeug 3.1.9 | connection, writer | test_threaded_servers |
+| wsgiref | CPython 3.10 to 3.15, Django 5.2 | connection, writer | test_threaded_servers |
+| cheroot | cheroot 11.1.2 | connection, writer, stop_sign, threads, last_bytes | test_threaded_servers, test_other_servers |
+| a2wsgi | a2wsgi 1.10.10 | connection, writer, stop_sign, pool, threads | test_a2wsgi |
+| uwsgi | pyuwsgi 2.0.30 | connection, writer, threads | test_uwsgi |
+| hypercorn | hypercorn 0.18 | connection, stop_sign | test_other_servers |
+| granian | granian 2.8.9 | | test_other_servers |
+| mod_wsgi | mod_wsgi 4.9.4, 6.1.1 | threads | test_other_servers |
+| testing | | connection | test_connection |
+
+docs/servers.md says what a client sees of each server, as measured by tests/live/test_every_server.py. The other files hold
+what several servers share.
 """
 
 from __future__ import annotations
@@ -44,7 +61,7 @@ _KNOWN: tuple[type[Server], ...] = (
 
 
 def find_server(environ: WSGIEnvironment) -> Server:
-    """Return the server of a request; the base `Server`, which knows nothing, where it is none of ours."""
+    """Return the server of a request, or the base class `Server` if it is not a known one."""
     for known in _KNOWN:
         if known.recognises(environ):
             return known(environ)
@@ -52,12 +69,12 @@ def find_server(environ: WSGIEnvironment) -> Server:
 
 
 def stop_worker() -> None:
-    """Have the server stop this process as its own handler of SIGTERM does, which an application may have replaced."""
+    """Stop this process as the server's own handler of SIGTERM does, which an application may have replaced."""
     worker = find_worker()
     if worker is not None:
         worker.alive = False
 
 
 def is_worker() -> bool:
-    """Tell whether this process is known to be one that answers requests, and not one that loads the application for others."""
+    """Return whether this process is a worker that answers requests, as far as is known. A parent that loads it is not."""
     return find_worker() is not None

@@ -2,8 +2,8 @@
 
 Measured under uvicorn 0.54 (with uvloop and without), gunicorn 27.0's asgi and uvicorn workers, and hypercorn 0.18.
 
-It calls the application on a thread of its executor, and hands each block to the server's event loop through a queue of ten.
-uvicorn and gunicorn close a connection at once when its client has disconnected; a2wsgi does not tell the application.
+It calls the application on a thread of its executor, and passes each block to the server's event loop through a queue of ten.
+uvicorn and gunicorn close a connection at once when its client has disconnected. a2wsgi does not tell the application.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from .connection import Connection
 from .gunicorn import Worker, WorkerStops, find_worker
 from .loop import find_local
 from .pools import ExecutorPool
-from .server import Loop, Pool, Server, StopSign, Writer
+from .server import MOST_WRITTEN, Loop, Pool, Server, StopSign, Writer
 from .stopping import AskedSign
 from .writing import CHANGED_OUTSIDE, check_length, closed_over, is_exactly, is_function
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
 
 class A2wsgi(Server):
-    """a2wsgi.WSGIMiddleware, under whatever ASGI server."""
+    """a2wsgi.WSGIMiddleware, under any ASGI server."""
 
     __slots__ = ()
 
@@ -37,23 +37,23 @@ class A2wsgi(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the type of ``wsgi.input``."""
+        """Look at the type of ``wsgi.input``."""
         return is_exactly(environ.get("wsgi.input"), "a2wsgi.wsgi", "Body")
 
     @property
     def _cycle(self) -> Any:
-        """Return what the ASGI server's ``receive`` is a method of; None where that is a plain function."""
+        """Return the object whose method the ASGI server's ``receive`` is; None if that is a plain function."""
         return getattr(getattr(self.environ.get("wsgi.input"), "receive", None), "__self__", None)
 
     def connection(self) -> Connection | None:
-        """Return the transport's socket: uvicorn's and gunicorn's. hypercorn shows none, nor does HTTP/2."""
+        """Return the transport's socket under uvicorn and gunicorn. hypercorn shows none, and over HTTP/2 there is none."""
         cycle = self._cycle
         transport: Any = getattr(cycle, "transport", None) or getattr(getattr(cycle, "protocol", None), "transport", None)
         found = None if transport is None else transport.get_extra_info("socket")
         return None if found is None else Connection(found, is_closed=transport.is_closing)
 
-    def writer(self, write: object) -> Writer | None:
-        """Return a writer that puts into a2wsgi's queue; its own ``write`` waits for the event loop without a bound."""
+    def writer(self, write: object, encoding: str = "") -> Writer | None:  # noqa: ARG002  (no header is looked at here)
+        """Return a writer that uses a2wsgi's queue. a2wsgi's ``write`` waits for the event loop without a limit."""
         if self.environ.get("REQUEST_METHOD") == "HEAD" or not is_function(
             write, "a2wsgi.wsgi", "WSGIResponder.start_response.<locals>.<lambda>"
         ):
@@ -66,7 +66,7 @@ class A2wsgi(Server):
         return _Writer(responder, self.connection(), self._cycle, is_delimited=has_chunks)
 
     def stop_sign(self) -> StopSign | None:
-        """Return the sign of gunicorn's asgi worker, or uvicorn's: the latter is found only by its own handler of SIGTERM."""
+        """Return the sign of gunicorn's asgi worker or of uvicorn. uvicorn is found by its signal handler for SIGTERM."""
         worker = self._gunicorn_worker()
         server: Any = getattr(signal.getsignal(signal.SIGTERM), "__self__", None)
         if not any((kind.__module__, kind.__name__) == ("uvicorn.server", "Server") for kind in type(server).__mro__):
@@ -76,7 +76,7 @@ class A2wsgi(Server):
         return AskedSign(lambda: _is_stopping(server), server.config.timeout_graceful_shutdown)
 
     def _gunicorn_worker(self) -> Worker | None:
-        """Return gunicorn's worker, to which its own protocol leads, and uvicorn's worker's handlers of signals."""
+        """Return gunicorn's worker. The asgi worker is found by its protocol, the uvicorn worker by its signal handlers."""
         found: Worker | None = getattr(getattr(self._cycle, "protocol", None), "worker", None)
         return find_worker() if found is None and "gunicorn.workers.base" in sys.modules else found
 
@@ -92,15 +92,15 @@ class A2wsgi(Server):
 
     @property
     def _executor(self) -> Any:
-        """Return the executor, which only the frames of its own thread lead to."""
+        """Return the executor, which is found only through the frames of its own thread."""
         return getattr(find_local(self.loops, "self"), "executor", None)
 
 
 class _Writer:
-    """Has the event loop put a block into an empty queue; what was handed to the loop counts as written.
+    """Asks the event loop to put a block into the queue if that is empty. Then the block counts as written.
 
-    Neither a busy loop nor a stopped one makes us wait. The loop works off its calls in order, so the block stands before what
-    the application yields next; where the queue has become full meanwhile, which takes ten blocks, it is left out.
+    This never waits, even for a loop that is busy or stopped. The loop runs its calls in order, so the block comes before the
+    next block of the application. If the queue has become full meanwhile, with ten blocks, the block is dropped.
     """
 
     __slots__ = ("_connection", "_cycle", "_loop", "_queue", "is_delimited")
@@ -112,9 +112,9 @@ class _Writer:
         self._connection = connection
         self._cycle = cycle
 
-    def write(self, block: bytes) -> bool:
+    def write(self, block: bytes, most: int = MOST_WRITTEN) -> bool:
         """See `server.Writer`."""
-        check_length(block)
+        check_length(block, most)
         if not self._queue.empty() or self._has_length() or not (self._connection is None or self._connection.is_writable()):
             return False
         try:
@@ -123,12 +123,16 @@ class _Writer:
             return False
         return True
 
+    def room(self) -> int:
+        """Return 0: what finds the queue full is left out, and the application's bytes must not be."""
+        return 0
+
     def end(self, last: bytes) -> bool:  # noqa: ARG002  (the protocol's)
-        """Leave the response as it is: a2wsgi would send a second end when the application wakes."""
+        """Return False: a2wsgi would send a second end when the application returns."""
         return False
 
     def _has_length(self) -> bool:
-        """Tell whether uvicorn counts the bytes of this response."""
+        """Return whether the response has a length, so that uvicorn counts its bytes."""
         return bool(getattr(self._cycle, "expected_content_length", 0))
 
 
@@ -138,12 +142,12 @@ def _put(queue: asyncio.Queue[dict[str, object]], message: dict[str, object]) ->
 
 
 def _is_stopping(server: Any) -> bool:
-    """Tell whether uvicorn's Server stops: told by a signal, or with enough requests served, when it closes its listeners."""
+    """Return whether uvicorn's Server stops: after a signal, or after its last request, when it closes its listeners."""
     return server.should_exit or (server.started and not any(listener.is_serving() for listener in server.servers))
 
 
 class _UvicornWorkerStops(WorkerStops):
-    """gunicorn's uvicorn worker: its ``alive`` stays True, and it does not report while it waits for its streams."""
+    """For gunicorn's uvicorn worker: its ``alive`` stays True, and it does not report while it waits for its streams."""
 
     def __init__(self, worker: Worker, server: Any) -> None:
         super().__init__(worker)
@@ -154,6 +158,6 @@ class _UvicornWorkerStops(WorkerStops):
         return _is_stopping(self._server)
 
     def ends_by_itself(self) -> float | None:
-        """Return when the arbiter takes it for hung, or when uvicorn's own grace is over."""
+        """Return when the arbiter kills it because it does not report, or when uvicorn's own grace is over."""
         limits = (self._server.config.timeout_graceful_shutdown, self.timeout or None)
         return min((float(limit) for limit in limits if limit is not None), default=None)

@@ -1,6 +1,6 @@
 """granian 2.8.9: a server written in Rust. It shows an application neither the client's connection nor a ``write()``.
 
-A disconnect shows when the next block is sent, and a stop does not show at all.
+A disconnect is seen only when the next block is sent, and a stop is not seen at all.
 """
 
 from __future__ import annotations
@@ -23,5 +23,5 @@ class Granian(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by its name."""
+        """Look for its name."""
         return environ.get("SERVER_SOFTWARE") == "Granian"

@@ -1,21 +1,21 @@
 """gunicorn: its sync, gthread, gevent and gevent_pywsgi workers. Measured with gunicorn 27.0.1 and gevent 26.9.0.
 
 A worker closes a client's connection only after the iterable's ``close()``: sync and gevent when their ``handle`` ends, gthread
-in ``finish_request`` on its main thread. So a descriptor that a stream has is its client's until the stream is over.
+in ``finish_request`` on its main thread. So a stream's descriptor belongs to its client until the stream is over.
 
-When a worker is told to stop, ``worker.alive`` turns False, with every signal and at ``max_requests``; no hook is called in it
-before the grace is over. What ends its streams then, with ``--graceful-timeout`` *g* and ``--timeout`` *t*:
+When a worker has to stop, ``worker.alive`` becomes False, with every signal and at ``max_requests``. No hook is called in the
+worker before the grace is over. This ends its streams then, with ``--graceful-timeout`` *g* and ``--timeout`` *t*:
 
 | | TERM to the arbiter | HUP, TTOU, TERM to a worker, ``max_requests`` |
 |---|---|---|
-| sync | SIGKILL after g | SIGABRT t after the last `tell_alive` |
+| sync | SIGKILL after g | SIGABRT t after the last `report_alive` |
 | gthread | SIGKILL after g | its pool's threads go on; SIGABRT t after its last sign of life, at g - 1 to g |
 | gevent, gevent_pywsgi | SIGKILL after g | GreenletExit after g + 1 to g + 3 |
 
 With g 4 and t 6 clients were cut after 4.0 s in the first column, and in the second after 10.0 s (sync), 9.1 to 11.1 (gthread)
-and 5.4 to 7.4 (gevent); gevent_pywsgi knows no ``max_requests``. SIGABRT raises SystemExit on a worker's main thread, SIGKILL
-follows a second later; with a *t* of 0 there is none. A worker gets the same signal in both columns. They differ in the
-arbiter: on TERM it closes its listeners before anything else.
+and 5.4 to 7.4 (gevent); gevent_pywsgi has no ``max_requests``. SIGABRT raises SystemExit on a worker's main thread, and SIGKILL
+follows a second later. With a *t* of 0 there is no SIGABRT. A worker gets the same signal in both columns. The difference is in
+the arbiter: on TERM it first closes its listeners.
 """
 
 from __future__ import annotations
@@ -41,11 +41,11 @@ if TYPE_CHECKING:
 
     from _typeshed.wsgi import WSGIEnvironment
 
-_MARGIN = 1.0  # seconds before a worker's end at which its streams should be over; half of a grace that is shorter than 2
+_MARGIN = 1.0  # seconds between the end of the streams and the end of the worker; half of the grace if that is less
 
 
 class Worker(Protocol):
-    """What is asked of ``gunicorn.workers.base.Worker``."""
+    """The attributes of ``gunicorn.workers.base.Worker`` that are used here."""
 
     alive: bool
     cfg: Any
@@ -54,11 +54,11 @@ class Worker(Protocol):
     sockets: Sequence[HasDescriptor]  # listeners
 
     def notify(self) -> None:
-        """Tell the arbiter that it lives."""
+        """Report to the arbiter that it is alive."""
 
 
 class Gunicorn(Server):
-    """The sync, gthread and gevent workers. HTTP/2 too, without a writer: it waits for windows, and reads frames meanwhile."""
+    """The sync, gthread and gevent workers. Over HTTP/2 there is no writer: its writes wait for flow control windows."""
 
     __slots__ = ()
 
@@ -69,60 +69,67 @@ class Gunicorn(Server):
     )
     why_no_writer = f"HTTP/2; or {CHANGED_OUTSIDE}; or a request's body is still to be read over TLS"
 
+    why_short_lease = (
+        "over HTTP/2 gunicorn answers the requests of one connection one after another, so an event stream delays all other "
+        "requests of its browser: let a proxy speak HTTP/2, and gunicorn HTTP/1.1"
+    )
     more_threads = "use --worker-class gthread --threads 100, or gevent"
 
     @property
     def label(self) -> str:
-        """gunicorn, and the class of this process's worker."""
+        """The name, with the class of this process's worker."""
         worker = find_worker()
         return self.name if worker is None else f"{self.name}, {type(worker).__name__}"
 
     @property
     def has_writer(self) -> bool:
-        """Whether the request came over HTTP/1."""
-        return not self.holds_up_others()
+        """Whether the request came over HTTP/1, for which there is a writer."""
+        return not self.delays_others()
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell whether gunicorn made the environ."""
+        """Return whether gunicorn made the environ."""
         return "gunicorn.socket" in environ
 
     def connection(self) -> Connection | None:
-        """Return the client's connection; with HTTP/2 the one of all its streams, which the worker serves one by one."""
-        return connection_over(self.environ.get("gunicorn.socket"))
+        """Return the client's connection. With HTTP/2 all of the client's streams share it, and are served one by one."""
+        self._connection = connection_over(self.environ.get("gunicorn.socket"))
+        return self._connection
 
-    def holds_up_others(self) -> bool:
-        """Tell whether the request came over HTTP/2: /ping on stream 3 was answered after 4.03 s, when stream 1 had ended."""
+    def delays_others(self) -> bool:
+        """Return whether it came over HTTP/2. A request on stream 3 was answered after 4.03 s, when stream 1 had ended."""
         return self.environ.get("HTTP_VERSION") == "2"
 
-    def writer(self, write: object) -> Writer | None:
-        """Return how to write an HTTP/1 response whose end is the end of its chunks or of its connection."""
+    def writer(self, write: object, encoding: str = "") -> Writer | None:
+        """Return a writer for an HTTP/1 response without a length: it ends with its last chunk or with its connection."""
         response: Any = getattr(write, "__self__", None)
         if not is_exactly(response, "gunicorn.http.wsgi", "Response") or write != response.write:
             return None
-        connection = Connection(response.sock)
-        if not _has_open_end(response) or (connection.is_tls and _has_body_left(response.req)):
+        connection = self._connection  # which is the response's, unless a layer has replaced one of them
+        if connection is None or not connection.is_of(response.sock):
+            connection = Connection(response.sock)
+        if not _has_open_end(response, encoding) or (connection.is_tls and _has_body_left(response.req)):
             return None
         return ResponseWriter(response, connection)
 
     def stop_sign(self) -> StopSign | None:
         """Return this process's worker as a sign."""
-        here = _find_here()
-        return here and here.stop_sign
+        own = _find_own()
+        return own and own.stop_sign
 
     def pool(self) -> Pool | None:
         """Return a gthread worker's threads."""
-        here = _find_here()
-        return here and here.pool
+        own = _find_own()
+        return own and own.pool
 
     def threads(self) -> int | None:
         """Return 1 for a sync worker, ``--threads`` for gthread, None for gevent."""
-        here = _find_here()
-        return None if here is None else here.threads
+        own = _find_own()
+        return None if own is None else own.threads
 
 
 class GunicornPywsgi(PatchedPywsgi):
-    """The gevent_pywsgi worker: gevent's own server, and gunicorn's way to stop."""
+    """The gevent_pywsgi worker: gevent's server, stopped in gunicorn's way."""
 
     __slots__ = ()
 
@@ -130,7 +137,7 @@ class GunicornPywsgi(PatchedPywsgi):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell whether gunicorn's handler made the environ."""
+        """Return whether this worker made the environ."""
         return "gunicorn.sock" in environ
 
     def connection(self) -> Connection | None:
@@ -139,15 +146,15 @@ class GunicornPywsgi(PatchedPywsgi):
 
     def stop_sign(self) -> StopSign | None:
         """Return this process's worker as a sign."""
-        here = _find_here()
-        return here and here.stop_sign
+        own = _find_own()
+        return own and own.stop_sign
 
 
 # -- writing
 
 
 class ResponseWriter(CallingWriter):
-    """Writes through ``gunicorn.http.wsgi.Response``: the headers, if they have not been sent, and chunks where it does."""
+    """Writes through ``gunicorn.http.wsgi.Response``, which sends the headers first, and makes chunks where it has to."""
 
     __slots__ = ("_response",)
 
@@ -156,12 +163,12 @@ class ResponseWriter(CallingWriter):
         self._response = response
 
     def end(self, last: bytes) -> bool:
-        """End the response as ``Response.close`` does, and have all that gunicorn still does with it come to nothing.
+        """End the response as ``Response.close`` does. Whatever gunicorn does with it afterwards has no effect.
 
-        gunicorn calls ``close`` again when the application wakes; without ``chunked = False`` that was a second end, in front
-        of the next response. A layer's late block is beyond *response_length*. What gets past both (a 500 by
-        ``handle_error``) fails at the connection, which is shut for writing. False for TLS without chunks: a close_notify
-        would have to be its end, which the server's thread sends.
+        gunicorn calls ``close`` again when the application returns. Without ``chunked = False`` that wrote a second end, before
+        the next response. A late block of a layer outside is dropped, since *response_length* is reached. Anything else (a 500
+        of ``handle_error``) fails, because the connection is shut for writing. Returns False for TLS without chunks: such a
+        response ends with a close_notify, which only the server's thread may send.
         """
         response = self._response
         if self._connection.is_tls and not response.chunked:
@@ -176,17 +183,17 @@ class ResponseWriter(CallingWriter):
         return True
 
 
-def _has_open_end(response: Any) -> bool:
-    """Tell whether a response has a body, of a length that nobody has said, and is not encoded."""
+def _has_open_end(response: Any, encoding: str) -> bool:
+    """Return whether a response has a body without a given length, in our *encoding* or in none."""
     if response.response_length is not None or response.req.method == "HEAD" or response.upgrade:
         return False
     if response.status_code < 200 or response.status_code in (204, 304):
         return False
-    return not has_length_or_encoding(name for name, _ in response.headers)
+    return not has_length_or_encoding(response.headers, encoding)
 
 
 def _has_body_left(request: Any) -> bool:
-    """Tell whether reading the request's body may still read from the connection."""
+    """Return whether a part of the request's body is still to be read from the connection."""
     reader = request.body.reader
     kind = type(reader).__name__
     if kind == "LengthReader":
@@ -198,7 +205,7 @@ def _has_body_left(request: Any) -> bool:
 
 
 class WorkerStops:
-    """A worker's `StopSign`, of a kind nobody knows: as if the arbiter killed it after its grace."""
+    """The `StopSign` of a worker of unknown kind, which the arbiter is expected to kill after the grace."""
 
     def __init__(self, worker: Worker, clock: Callable[[], float] = time.monotonic) -> None:
         self.worker = worker
@@ -211,8 +218,8 @@ class WorkerStops:
         self._killed_from: float | None = None if self._has_arbiter() else 0.0
 
     @property
-    def must_be_told(self) -> bool:
-        """Whether `tell_alive` does anything."""
+    def needs_reports(self) -> bool:
+        """Whether `report_alive` does anything."""
         return False
 
     def is_stopping(self) -> bool:
@@ -223,13 +230,13 @@ class WorkerStops:
         return is_stopping
 
     def seconds_left(self, stopping_for: float) -> float | None:
-        """Return the seconds until shortly before the worker is killed, by the table above; 0.0 once they are over.
+        """Return the seconds until shortly before the worker is killed, by the table above; 0.0 if none are left.
 
-        To be asked again: TERM may follow HUP.
+        To be called at each tick, since TERM may follow HUP.
         """
-        if stopping_for != self._asked_at:  # asked for each stream, it looks once
+        if stopping_for != self._asked_at:  # this is called for each stream, and once a tick is enough
             if self._killed_from is None and not self._has_arbiter():
-                self._killed_from = self._asked_at or 0.0  # it stops since we looked last, at the latest
+                self._killed_from = self._asked_at or 0.0  # it stopped after the last look: count from there
             self._asked_at = stopping_for
         ends = [] if self._killed_from is None else [self._killed_from + _shortly_before(self.grace)]
         by_itself = self.ends_by_itself()
@@ -238,31 +245,31 @@ class WorkerStops:
         return max(min(ends) - stopping_for, 0.0) if ends else None
 
     def ends_by_itself(self) -> float | None:
-        """Return how long after its stop a worker's streams end, with an arbiter that goes on; None for never."""
+        """Return how many seconds after its stop a worker's streams end if the arbiter goes on; None for never."""
         return self.grace
 
-    def tell_alive(self) -> None:
-        """Do nothing: the worker tells it by itself."""
+    def report_alive(self) -> None:
+        """Do nothing: the worker reports by itself."""
 
     def _has_arbiter(self) -> bool:
-        """Tell whether the arbiter still listens, which it does on HUP; False if that cannot be seen."""
+        """Return whether the arbiter still listens, as it does on HUP; False if that cannot be seen."""
         return bool(self._listeners & _open_sockets(self.worker.ppid))
 
 
 class SyncStops(WorkerStops):
-    """A sync worker has one thread, and does not tell that it lives while the application has it."""
+    """For a sync worker: its only thread cannot report that the worker is alive while it runs the application."""
 
     @property
-    def must_be_told(self) -> bool:
-        """Whether `tell_alive` does anything."""
+    def needs_reports(self) -> bool:
+        """Whether `report_alive` does anything."""
         return True
 
     def ends_by_itself(self) -> float | None:
-        """Return when ``--timeout`` is over after the last `tell_alive`, which is at the end of the grace."""
+        """Return when ``--timeout`` after the last `report_alive` is over. That is at the end of the grace."""
         return self.grace + self.timeout if self.timeout else None
 
-    def tell_alive(self) -> None:
-        """Tell the arbiter, unless the grace is over: then ``--timeout`` is there for what does not end."""
+    def report_alive(self) -> None:
+        """Report to the arbiter until the grace is over. Then ``--timeout`` ends an application that does not end."""
         if self.stopping_since is not None and self.clock() > self.stopping_since + self.grace:
             return
         with contextlib.suppress(OSError, ValueError):  # ValueError: its file is closed
@@ -270,18 +277,18 @@ class SyncStops(WorkerStops):
 
 
 class ThreadsStops(WorkerStops):
-    """A gthread worker leaves its loop after its grace; its pool's threads go on, and nobody tells that it lives."""
+    """For a gthread worker: after the grace its main loop ends, so nothing reports, while the threads of its pool go on."""
 
     def ends_by_itself(self) -> float | None:
-        """Return when ``--timeout`` is over after its last round, which takes a second at most."""
+        """Return when ``--timeout`` after the last round of the main loop is over. A round takes a second at most."""
         return max(self.grace - 1.0, 0.0) + self.timeout if self.timeout else None
 
 
 class GeventStops(WorkerStops):
-    """A gevent worker ends its greenlets."""
+    """For a gevent worker: it kills its greenlets."""
 
     def ends_by_itself(self) -> float | None:
-        """Return the earliest: it waits for a second more than its grace, and looks once a second."""
+        """Return the earliest time: the worker waits a second longer than the grace, and looks once a second."""
         return self.grace + 1.0
 
 
@@ -298,14 +305,14 @@ def _inodes(sockets: Sequence[HasDescriptor]) -> set[int]:
 
 
 def _open_sockets(process: int) -> set[int]:
-    """Return the inodes of a process's sockets; none where they cannot be read: another user's, or not Linux."""
+    """Return the inodes of a process's sockets; none if they cannot be read (another user's process, or not on Linux)."""
     found: set[int] = set()
     try:
         descriptors = list(Path(f"/proc/{process}/fd").iterdir())
     except OSError:
         return found
     for each in descriptors:
-        with contextlib.suppress(OSError):  # closed since
+        with contextlib.suppress(OSError):  # it was closed meanwhile
             target = str(each.readlink())
             if target.startswith("socket:["):
                 found.add(int(target[len("socket:[") : -1]))
@@ -315,7 +322,7 @@ def _open_sockets(process: int) -> set[int]:
 # -- the worker of this process
 
 
-class _Here(NamedTuple):
+class _Own(NamedTuple):
     process: int
     worker: Worker
     stop_sign: StopSign
@@ -336,19 +343,19 @@ _KINDS = (
     _Kind("Worker", WorkerStops, lambda _: None),
 )
 
-_here: _Here | None = None
+_own: _Own | None = None
 
 
 def find_worker() -> Worker | None:
     """Return this process's worker, also while it loads the application; None in the arbiter and without gunicorn."""
-    here = _find_here()
-    return here and here.worker
+    own = _find_own()
+    return own and own.worker
 
 
-def _find_here() -> _Here | None:
-    global _here
-    if _here is not None and _here.process == os.getpid():
-        return _here
+def _find_own() -> _Own | None:
+    global _own
+    if _own is not None and _own.process == os.getpid():
+        return _own
     worker = _find_worker_by_signals() or _find_worker_by_frames()
     if worker is None:
         return None
@@ -356,12 +363,12 @@ def _find_here() -> _Here | None:
     kind = next(kind for kind in _KINDS if kind.base in bases)
     executor = getattr(worker, "tpool", None)
     pool = None if executor is None else ExecutorPool(executor)
-    _here = _Here(os.getpid(), worker, kind.stops(worker), pool, kind.threads(worker.cfg))
-    return _here
+    _own = _Own(os.getpid(), worker, kind.stops(worker), pool, kind.threads(worker.cfg))
+    return _own
 
 
 def _find_worker_by_signals() -> Worker | None:
-    """Return whose methods handle signals: an application may take TERM, and has no reason to take all of them."""
+    """Return the object whose methods handle signals. An application may replace TERM, but hardly all of these."""
     for each in (signal.SIGUSR1, signal.SIGWINCH, signal.SIGABRT, signal.SIGTERM):
         owner = getattr(signal.getsignal(each), "__self__", None)
         if _is_worker(owner):
@@ -370,7 +377,7 @@ def _find_worker_by_signals() -> Worker | None:
 
 
 def _find_worker_by_frames() -> Worker | None:
-    """Return the worker if it is what calls us; under gevent_pywsgi it does not."""
+    """Return the worker if it is among our callers, which it is not under gevent_pywsgi."""
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and not _is_worker(frame.f_locals.get("self")):
         frame = frame.f_back
@@ -378,6 +385,6 @@ def _find_worker_by_frames() -> Worker | None:
 
 
 def _is_worker(found: Any) -> bool:
-    """Tell whether *found* is a worker, and of this process: what an application forks handles the same signals."""
+    """Return whether *found* is the worker of this process. A process that the application forks has the same methods."""
     is_worker = any((base.__module__, base.__name__) == ("gunicorn.workers.base", "Worker") for base in type(found).__mro__)
     return is_worker and found.pid == os.getpid()

@@ -1,6 +1,6 @@
 """hypercorn 0.18 serving a WSGI application by itself (under a2wsgi: see `a2wsgi`).
 
-Nothing in its environ tells of hypercorn; what shows the connection is the HTTPStream that its thread's frame sends to.
+Nothing in its environ comes from hypercorn. The connection is found through its HTTPStream, which a frame of the thread has.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ _LOOPS = (Loop("hypercorn.app_wrappers", "run_app", "response_body", "output"),)
 
 
 class Hypercorn(Server):
-    """hypercorn's WSGI mode. Everything is to be asked on its own thread."""
+    """hypercorn's WSGI mode. All methods have to be called on its own thread."""
 
     __slots__ = ()
 
@@ -32,7 +32,7 @@ class Hypercorn(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the frame that calls the application, where hypercorn is loaded at all."""
+        """Look for the frame that calls the application, if hypercorn is loaded at all."""
         return (
             "hypercorn.app_wrappers" in sys.modules
             and type(environ.get("wsgi.input")) is io.BytesIO
@@ -41,7 +41,7 @@ class Hypercorn(Server):
         )
 
     def connection(self) -> Connection | None:
-        """Return the connection of a request over HTTP/1; one over HTTP/2 shares it with others."""
+        """Return the connection of a request over HTTP/1. Over HTTP/2 several requests share one."""
         stream = _stream()
         protocol: Any = getattr(getattr(stream, "send", None), "__self__", None)
         if not is_exactly(protocol, "hypercorn.protocol.h11", "H11Protocol"):
@@ -51,7 +51,7 @@ class Hypercorn(Server):
         return None if found is None else Connection(found, is_closed=lambda: stream.closed or writer.is_closing())
 
     def stop_sign(self) -> StopSign | None:
-        """Return the sign of the worker's end, from which on it waits for ``graceful_timeout``."""
+        """Return the sign of the worker's stop. The worker then waits for ``graceful_timeout``."""
         stream = _stream()
         if stream is None:
             return None
@@ -59,7 +59,7 @@ class Hypercorn(Server):
 
 
 def _stream() -> Any:
-    """Return hypercorn's object of this request. Its thread's frame holds ``send``, which is a partial of its method."""
+    """Return hypercorn's object for this request. A frame of its thread has ``send``, a partial of the object's method."""
     send = next(iter(getattr(find_local(_LOOPS, "send"), "args", ())), None)
     stream: Any = getattr(send, "__self__", None)
     return stream if is_exactly(stream, "hypercorn.protocol.http_stream", "HTTPStream") else None

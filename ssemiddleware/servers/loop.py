@@ -1,8 +1,8 @@
-"""Does what we yield leave as it is? A look at the server's own frames answers, and proves it for each stream.
+"""Does the server send what we yield unchanged? The server's own frames show that for each stream.
 
-A layer outside of us may compress, rewrite or hold what we yield; a heartbeat that is written past it would be bytes in the
-wrong place. What the server iterates stands in its frame: if that *is* our iterable, no layer is between. If not, the layer
-is transparent where the very object that we returned is the block that the server has sent.
+A layer outside of us may compress, rewrite or delay what we yield. A heartbeat that is written past such a layer would be in
+the wrong place. The server's frame has the iterable that it iterates: if that is ours, there is no such layer. If it is not,
+the frame has the block that the server sent last: if that is the same object that we yielded, the layer changes nothing.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ _PACKAGE = __name__.partition(".")[0]
 
 
 def find_loop(loops: tuple[Loop, ...], depth: int = 1) -> tuple[FrameType, Loop] | None:
-    """Return the frame in which a server iterates us, among our callers from *depth* up; None where there is none."""
+    """Return the frame in which a server iterates us, among our callers from *depth* up, or None."""
     frame: FrameType | None = sys._getframe(depth)
     while frame is not None:
         name = frame.f_code.co_name
@@ -30,27 +30,24 @@ def find_loop(loops: tuple[Loop, ...], depth: int = 1) -> tuple[FrameType, Loop]
 
 
 def iterates(loops: tuple[Loop, ...], iterable: object, depth: int = 2) -> bool:
-    """Tell whether a server of ours is iterating *iterable* itself. To be asked inside its ``__next__``."""
+    """Return whether a known server iterates *iterable* itself. To be called inside its ``__next__``."""
     found = find_loop(loops, depth)
     return found is not None and _local(found[0], found[1].iterable) is iterable
 
 
 def has_sent(loops: tuple[Loop, ...], block: bytes, depth: int = 2) -> bool:
-    """Tell whether *block* is the very object that the server has sent last. To be asked inside the ``__next__`` behind it.
-
-    Bytes of which Python has only one object prove nothing: none, and one.
-    """
-    if len(block) < 2:
+    """Return whether *block* is the same object that the server sent last. To be called inside the next ``__next__``."""
+    if len(block) < 2:  # Python may have only one object for such bytes, so being the same proves nothing
         return False
     found = find_loop(loops, depth)
     return found is not None and _local(found[0], found[1].block) is block
 
 
-def leaves(module: str, function: str) -> Callable[[], bool]:
-    """Return what tells whether this thread has left the innermost call of *function* in *module* that calls us now.
+def return_check(module: str, function: str) -> Callable[[], bool]:
+    """Return a function that tells whether the innermost call of *function* in *module* that calls us now has returned.
 
-    The frame is known by its number and its code, and not kept: it would keep the response. The next call may get the same
-    number, so the answer may come late. For threads, and not for greenlets.
+    The frame is remembered by its id and its code, since a reference would keep the response alive. A later call's frame may
+    have the same id, so the function may return True late. For threads, not for greenlets.
     """
     found = find_loop((Loop(module, function, "", ""),))
     if found is None:
@@ -58,20 +55,20 @@ def leaves(module: str, function: str) -> Callable[[], bool]:
     number, code, thread = id(found[0]), found[0].f_code, threading.get_ident()
     del found
 
-    def has_left() -> bool:
+    def has_returned() -> bool:
         frame = sys._current_frames().get(thread)
         while frame is not None and not (id(frame) == number and frame.f_code is code):
             frame = frame.f_back
         return frame is None
 
-    return has_left
+    return has_returned
 
 
 def is_called_from_c() -> bool:
-    """Tell whether no layer written in Python stands above us, under a server that iterates in C. To be asked in ``__next__``.
+    """Return whether a server that iterates in C calls us, with no layer written in Python between. For ``__next__``.
 
-    Under pyuwsgi the main thread's lowest frame is the script that has started it. ``map(bytes.upper, stream)`` has no frame,
-    and is not seen.
+    Under pyuwsgi the lowest frame of the main thread is the script that started it. A layer without a frame, such as
+    ``map(bytes.upper, stream)``, is not seen.
     """
     frame: FrameType | None = sys._getframe(1)
     while frame is not None and _is_ours(frame):
@@ -84,16 +81,16 @@ def _is_ours(frame: FrameType) -> bool:
 
 
 def find_local(loops: tuple[Loop, ...], name: str, depth: int = 2) -> object:
-    """Return a local of the frame in which a server iterates or will iterate us; None where there is none."""
+    """Return a local of the frame in which a server iterates us, or will do so. None if there is none."""
     found = find_loop(loops, depth)
     return None if found is None else _local(found[0], name)
 
 
 def _local(frame: FrameType, path: str) -> object:
-    """Return a local of *frame*, or an attribute of one (``self.result``); None where there is none.
+    """Return a local of *frame*, or an attribute of one (``self.result``). None if there is none.
 
-    Before Python 3.13 the dict of a frame's locals stays with the frame: left as it is, it would keep the block that stood in
-    it, 10 MB perhaps, until the frame's end.
+    Before Python 3.13 a frame keeps the dict of its locals. It is cleared here: otherwise it would keep the block, 10 MB
+    perhaps, until the frame's end.
     """
     name, *attributes = path.split(".")
     names = frame.f_locals

@@ -1,6 +1,6 @@
-"""mod_wsgi 6.1.1: the client's connection is in Apache's process, and the application's may be another.
+"""mod_wsgi 4.9.4, 6.1.1: the client's connection is in a process of Apache, and the application may be in another one.
 
-Its ``write`` is not made for another thread. A stop shows (``mod_wsgi.subscribe_shutdown``) after the streams were cut.
+Another thread may not call its ``write``. ``mod_wsgi.subscribe_shutdown`` reports a stop only after the streams were cut.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ class ModWsgi(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the version that mod_wsgi puts into each environ."""
+        """Look for the version that mod_wsgi puts into each environ."""
         return "mod_wsgi.version" in environ
 
     def threads(self) -> int | None:
-        """Return how many threads a process has, which mod_wsgi shows in its module."""
+        """Return the number of threads of a process, which is in mod_wsgi's module."""
         found = getattr(sys.modules.get("mod_wsgi"), "threads_per_process", None)
         return found if type(found) is int and found > 0 else None

@@ -1,18 +1,18 @@
 """Stand-ins: threads of ours in a `concurrent.futures.ThreadPoolExecutor`, which gunicorn's gthread worker and a2wsgi have.
 
-An application that goes on after its client has disconnected keeps a thread of the pool. A stand-in takes items from the pool's
-own queue meanwhile, as the kept thread would have done. (Raising ``_max_workers`` starts a thread only at the next ``submit``,
-and not even then while the pool counts idle threads: 0 of 20 requests were answered.)
+An application that goes on after its client has disconnected keeps a thread of the pool. Meanwhile a stand-in takes items from
+the pool's own queue, as the kept thread would have done. (Raising ``_max_workers`` does not help: it starts a thread only at
+the next ``submit``, and not even then while the pool counts idle threads. 0 of 20 requests were answered.)
 
     pool = ExecutorPool(executor)
-    take_back = pool.lend(start)  # None where no stand-in can be had
+    take_back = pool.lend(start)  # None if no stand-in can be added
     ...
-    take_back()              # the kept thread has let go
+    take_back()                   # the kept thread is free again
 
-The pool's own count of idle threads is left alone: an item that a stand-in has taken may leave it too low, so that ``submit``
-starts a thread that it could have saved, within its limit; if it were too high, ``submit`` would start none where it must.
+The pool's own count of idle threads is not changed. It may be too low after a stand-in has taken an item; then ``submit``
+starts a thread that is not needed, within its limit. If it were too high, ``submit`` would not start a thread that is needed.
 
-Read in CPython 3.10 to 3.14, run with 3.10 to 3.13.
+Run with CPython 3.10 to 3.15.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ if TYPE_CHECKING:
 
 _logger = logging.getLogger("ssemiddleware")
 
-_LOOK_EVERY = 1.0  # seconds in which an idle stand-in notices that it is not wanted any more; until then it does no harm
+_LOOK_EVERY = 1.0  # seconds until an idle stand-in notices that it is not wanted any more; until then it does no harm
 
 
 class ExecutorPool:
-    """The threads of an executor, as `servers.server.Pool`. Any number of these may stand for one executor. For any thread."""
+    """The threads of an executor, as `servers.server.Pool`. There may be several objects for one executor. For any thread."""
 
     __slots__ = ("_executor",)
 
@@ -45,13 +45,13 @@ class ExecutorPool:
 
     @property
     def threads(self) -> int:
-        """How many threads it has at most."""
+        """The largest number of its threads."""
         return self._executor._max_workers
 
     def lend(self, start: StartThread) -> Callable[[], None] | None:
-        """Have one thread more work off the queue; return what takes it back, None where there are as many as threads already.
+        """Add a stand-in; return a function that removes it, or None if there are as many stand-ins as threads already.
 
-        What takes it back may be called from any thread and more than once. A stand-in that is at work then ends it first.
+        The function may be called from any thread and more than once. A stand-in that runs an item finishes it first.
         """
         if not _can_be_joined(self._executor):
             return None
@@ -61,12 +61,12 @@ class ExecutorPool:
 
 
 class _StandIns:
-    """The stand-ins of one executor. They are alike: *_wanted* of them should be there, and one too many leaves."""
+    """The stand-ins of one executor. They are all alike. If there are more than *_wanted*, one of them ends."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
-        self._executor = weakref.ref(executor)  # so that it can end when nobody else holds it
+        self._executor = weakref.ref(executor)  # weak, so that the executor can be destroyed
         self._queue: queue.SimpleQueue[Any] = executor._work_queue
-        self._lock = threading.Lock()  # guards the two below
+        self._lock = threading.Lock()  # guards the two that follow
         self._wanted = 0
         self._threads: set[threading.Thread] = set()
 
@@ -80,7 +80,7 @@ class _StandIns:
         return self._take_back_once()
 
     def _start(self, executor: ThreadPoolExecutor, start: StartThread) -> bool:
-        thread = start("ssemiddleware-stand-in", functools.partial(self._work, _Room(executor)))
+        thread = start("ssemiddleware-stand-in", functools.partial(self._work, _ThreadSetup(executor)))
         if thread is not None:
             self._threads.add(thread)
         return thread is not None
@@ -98,15 +98,15 @@ class _StandIns:
 
     # -- on a stand-in's own thread
 
-    def _work(self, room: _Room) -> None:
+    def _work(self, setup: _ThreadSetup) -> None:
         try:
-            room.enter()
-            while self._is_wanted() and self._work_off_one(room):
+            setup.enter()
+            while self._is_wanted() and self._run_one(setup):
                 pass
         except BaseException:
-            _logger.exception("a stand-in thread has ended")
+            _logger.exception("a stand-in thread has ended with an error")
         finally:
-            room.leave()
+            setup.leave()
             with self._lock:
                 self._threads.discard(threading.current_thread())
 
@@ -117,22 +117,22 @@ class _StandIns:
                 self._threads.discard(threading.current_thread())
             return is_wanted
 
-    def _work_off_one(self, room: _Room) -> bool:
-        """Run one item of the queue, if one comes soon; return False when the pool has ended."""
+    def _run_one(self, setup: _ThreadSetup) -> bool:
+        """Run an item of the queue if one comes within `_LOOK_EVERY`; return False if the pool has ended."""
         try:
             item = self._queue.get(timeout=_LOOK_EVERY)
         except queue.Empty:
             executor = self._executor()
             return executor is not None and not _has_ended(executor)
-        if item is None:  # the pool's end, behind its last item: it is for the pool's own threads
+        if item is None:  # marks the pool's end after its last item; put back for the pool's own threads
             self._queue.put(None)
             return False
-        room.run(item)
+        setup.run(item)
         return True
 
 
-class _Room:
-    """What an executor sets up in each of its threads, and how its items run there."""
+class _ThreadSetup:
+    """What an executor sets up in each of its threads, and how items run there."""
 
     def __init__(self, executor: ThreadPoolExecutor) -> None:
         create: Callable[[], Any] | None = getattr(executor, "_create_worker_context", None)
@@ -157,13 +157,12 @@ class _Room:
             self._context.finalize()
 
 
-# An executor is in here while it lives.
-_of_executors: weakref.WeakKeyDictionary[ThreadPoolExecutor, _StandIns] = weakref.WeakKeyDictionary()
+_of_executors: weakref.WeakKeyDictionary[ThreadPoolExecutor, _StandIns] = weakref.WeakKeyDictionary()  # of those that exist
 _lock = threading.Lock()  # guards it
 
 
 def _can_be_joined(executor: object) -> bool:
-    """Tell whether an executor works as the standard library's does, and goes on."""
+    """Return whether an executor works as the standard library's, and has not ended."""
     if not isinstance(executor, ThreadPoolExecutor) or type(executor).submit is not ThreadPoolExecutor.submit:
         return False
     return type(executor._work_queue) is queue.SimpleQueue and not _has_ended(executor)

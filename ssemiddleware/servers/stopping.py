@@ -1,21 +1,18 @@
-"""The stop sign of a server that has to be asked, and whose threads nobody watches."""
+"""The stop sign of a server that shows its stop when it is asked, and that has no supervisor."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
-_MARGIN = 1.0  # seconds before its end at which the streams of a process should be over; half of a grace shorter than 2
+_MARGIN = 1.0  # seconds between the end of the streams and the end of the process; half of the grace if that is less
 
 
 class AskedSign:
-    """A `server.StopSign`: *is_stopping* tells, and *grace* says after how many seconds the server cuts its streams.
-
-    None where it waits for them for ever.
-    """
+    """A `server.StopSign` that calls *is_stopping*. *grace*: the server cuts its streams after so many seconds; None: never."""
 
     __slots__ = ("_grace", "is_stopping")
 
-    must_be_told = False
+    needs_reports = False
 
     def __init__(self, is_stopping: Callable[[], bool], grace: float | None) -> None:
         self.is_stopping = is_stopping
@@ -27,5 +24,5 @@ class AskedSign:
             return None
         return max(0.0, self._grace - min(_MARGIN, self._grace / 2) - stopping_for)
 
-    def tell_alive(self) -> None:
+    def report_alive(self) -> None:
         """Do nothing."""

@@ -1,4 +1,4 @@
-"""A unit test that reads a stream through `ssemiddleware.testing`: a socket stands for the client's connection.
+"""A unit test that reads a stream through `ssemiddleware.testing`: a socket takes the place of the client's connection.
 
 It has no name and no writer, so nothing is added to what the application yields.
 """
@@ -17,13 +17,13 @@ SOCKET = "ssemiddleware.testing.socket"  # the key in environ of the server's en
 
 
 class UnitTest(Server):
-    """`ssemiddleware.testing.open_stream` in the place of a server."""
+    """`ssemiddleware.testing.open_stream` in place of a server."""
 
     __slots__ = ()
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the key of ours."""
+        """Look for the key `SOCKET`."""
         return SOCKET in environ
 
     def connection(self) -> Connection:

@@ -1,7 +1,7 @@
-"""waitress 3.0.2: one thread does all reading and flushing, the others run applications and send what fits by themselves.
+"""waitress 3.0.2: one thread reads, and sends what did not fit at first. The others run applications, and send what fits.
 
-Without ``channel_request_lookahead`` it does not see a disconnect, and serves a client that has half-closed; with it, it closes
-such a connection at once.
+Without ``channel_request_lookahead`` it does not see a disconnect, and serves a client that has half-closed its connection.
+With it, it closes such a connection at once.
 """
 
 from __future__ import annotations
@@ -11,8 +11,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 from .connection import Connection
-from .loop import leaves
-from .server import Loop, Pool, Server, StartThread, StopSign, Writer
+from .loop import return_check
+from .server import MOST_WRITTEN, Loop, Pool, Server, StartThread, StopSign, Writer
 from .stopping import AskedSign
 from .writing import CHANGED_OUTSIDE, CallingWriter, check_length, has_length_or_encoding, is_exactly, may_be_written
 
@@ -23,7 +23,7 @@ _GRACE = 5.0  # seconds that ThreadedTaskDispatcher.shutdown() waits for its thr
 
 
 class Waitress(Server):
-    """waitress, in whatever way it was started."""
+    """waitress, however it was started."""
 
     __slots__ = ()
 
@@ -33,7 +33,7 @@ class Waitress(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the bound method of its own that waitress puts into each environ."""
+        """Look for the method that waitress puts into each environ."""
         return "waitress.client_disconnected" in environ
 
     @property
@@ -51,7 +51,7 @@ class Waitress(Server):
         channel = self._channel
         return None if channel is None else Connection(channel.socket, is_closed=lambda: not channel.connected)
 
-    def writer(self, write: object) -> Writer | None:
+    def writer(self, write: object, encoding: str = "") -> Writer | None:
         """Return a writer that calls the task's ``write``; see `_Writer`."""
         task: Any = getattr(write, "__self__", None)
         connection = self.connection()
@@ -60,7 +60,7 @@ class Waitress(Server):
             or not is_exactly(task, "waitress.task", "WSGITask")
             or task.channel is not self._channel
             or not may_be_written(self.environ, connection)
-            or has_length_or_encoding(name for name, _ in task.response_headers)
+            or has_length_or_encoding(task.response_headers, encoding)
         ):
             return None
         return _Writer(task, connection)
@@ -76,9 +76,9 @@ class Waitress(Server):
         return None if dispatcher is None else _Pool(dispatcher, self._channel.adj.threads)
 
     def last_bytes(self) -> Callable[[], bool]:
-        """Return what tells whether the last chunk has left: the task writes it after ``close()``, and waitress may hold it."""
-        channel, has_left = self._channel, leaves("waitress.task", "service")
-        return lambda: has_left() and not (channel.connected and channel.total_outbufs_len)
+        """Return a function that tells whether the last chunk is sent. It is written after ``close()``, and may wait."""
+        channel, has_returned = self._channel, return_check("waitress.task", "service")
+        return lambda: has_returned() and not (channel.connected and channel.total_outbufs_len)
 
     def threads(self) -> int | None:
         """Return ``--threads``."""
@@ -87,10 +87,10 @@ class Waitress(Server):
 
 
 class _Writer(CallingWriter):
-    """Writes only where waitress holds nothing for the client that was not sent.
+    """Writes only while waitress has no unsent bytes for the client.
 
-    Its ``write`` puts the bytes behind what it holds, and waits where that is more than 16 MiB. With nothing held it sends at
-    once, under the channel's lock, which its main thread holds for a moment only.
+    The task's ``write`` appends to the unsent bytes, and waits if they are more than 16 MiB. With none, it sends at once.
+    It takes the channel's lock, which waitress's main thread holds for a moment only.
     """
 
     __slots__ = ("_channel",)
@@ -99,25 +99,31 @@ class _Writer(CallingWriter):
         super().__init__(task.write, connection, is_delimited=task.version == "1.1")
         self._channel = task.channel
 
-    def write(self, block: bytes) -> bool:
+    def write(self, block: bytes, most: int = MOST_WRITTEN) -> bool:
         """See `server.Writer`."""
-        check_length(block)
+        check_length(block, most)
+        return not self._holds_some and super().write(block, most)
+
+    def room(self) -> int:
+        """See `server.Writer`."""
+        return 0 if self._holds_some else super().room()
+
+    @property
+    def _holds_some(self) -> bool:
         channel = self._channel
-        if not channel.connected or channel.total_outbufs_len or channel.will_close:
-            return False
-        return super().write(block)
+        return bool(not channel.connected or channel.total_outbufs_len or channel.will_close)
 
 
 def _is_stopping(dispatcher: Any) -> bool:
-    """Tell whether all threads are to end. Fewer than all: their number is being lowered."""
+    """Return whether all threads have to end. If only some have to, their number is being lowered."""
     return bool(dispatcher.stop_count >= len(dispatcher.threads))
 
 
 class _Pool:
-    """The dispatcher's threads. A stand-in is one more of its own, so that its counts and its "Task queue depth" stay right.
+    """The dispatcher's threads. A stand-in is one more of them, so that its counts and its "Task queue depth" stay correct.
 
-    Not by ``set_thread_count``: between our look at the number and the call the server may have begun to stop, and the threads
-    that were started then would hold it up for 5 seconds.
+    ``set_thread_count`` is not used. Between reading the number and that call the server may begin to stop. Threads that the
+    call starts would then delay the stop by 5 seconds.
     """
 
     __slots__ = ("_dispatcher", "threads")
@@ -136,7 +142,7 @@ class _Pool:
                 return None
             number = next(number for number in range(len(dispatcher.threads) + 1) if number not in dispatcher.threads)
             try:
-                dispatcher.start_new_thread(dispatcher.handler_thread, number)  # it waits for the lock
+                dispatcher.start_new_thread(dispatcher.handler_thread, number)  # the new thread waits for the lock
             except RuntimeError:  # no thread can be started
                 return None
             dispatcher.threads.add(number)
@@ -147,7 +153,7 @@ class _Pool:
 
 
 class _TakeBack:
-    """Has one thread of the dispatcher end, whichever is free first. Once, however often it is called."""
+    """Ends the thread of the dispatcher that is free first. Later calls do nothing."""
 
     __slots__ = ("_dispatcher", "_lock")
 

@@ -1,7 +1,7 @@
 """werkzeug 3.1.9's development server, which is also what ``flask run`` starts.
 
-Its ``write`` is an inner function, which sends a chunk in four writes to an unbuffered file: whole, as long as one thread at a
-time is in it.
+Its ``write`` is an inner function. It sends a chunk in four writes to an unbuffered file, so only one thread at a time may call
+it.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 class Werkzeug(Server):
-    """werkzeug's server: with a thread a request, with a process a request, or with neither."""
+    """werkzeug's server: with a thread or a process for each request, or with one thread for all."""
 
     __slots__ = ()
 
@@ -27,7 +27,7 @@ class Werkzeug(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the key under which werkzeug shows the connection."""
+        """Look for the key under which werkzeug shows the connection."""
         return "werkzeug.socket" in environ
 
     def connection(self) -> Connection | None:
@@ -35,8 +35,8 @@ class Werkzeug(Server):
         found: Any = self.environ.get("werkzeug.socket")
         return Connection(found) if hasattr(found, "fileno") else None
 
-    def writer(self, write: object) -> Writer | None:
-        """Return a writer that calls ``write``. Measured with the application in ``time.sleep``."""
+    def writer(self, write: object, encoding: str = "") -> Writer | None:
+        """Return a writer that calls ``write``. Measured while the application was in ``time.sleep``."""
         connection = self.connection()
         if (
             connection is None
@@ -46,7 +46,7 @@ class Werkzeug(Server):
             return None
         function: Any = write
         headers = closed_over(function, "headers_set")
-        if headers is None or has_length_or_encoding(name for name, _ in headers):
+        if headers is None or has_length_or_encoding(headers, encoding):
             return None
         has_chunks = closed_over(function, "self").protocol_version >= "HTTP/1.1"  # to an HTTP/1.0 client too
         return CallingWriter(function, connection, is_delimited=has_chunks)

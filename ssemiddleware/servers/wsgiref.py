@@ -1,6 +1,6 @@
-"""The standard library's wsgiref (CPython 3.11), and Django 5.2's runserver, which is built on it.
+"""The standard library's wsgiref (CPython 3.10 to 3.15), and Django 5.2's runserver, which is built on it.
 
-A response without a length has no chunks: its end is the end of the connection.
+A response without a length has no chunks, so it ends with its connection.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ if TYPE_CHECKING:
 
 _RESPONSES = ("wsgiref.simple_server", "django.core.servers.basehttp")  # each has a ServerHandler
 
-# From wsgi.input to the socket: wsgiref's is the buffered reader of the connection, Django's holds that reader's `read`.
+# From wsgi.input to the socket. In wsgiref it is the buffered reader of the connection; in Django it has that reader's `read`.
 _PATHS = (("raw", "_sock"), ("_read", "__self__", "raw", "_sock"))
 
 
 class Wsgiref(Server):
-    """wsgiref.simple_server, and what takes its place in runserver."""
+    """wsgiref.simple_server, and Django's server in runserver."""
 
     __slots__ = ()
 
@@ -31,8 +31,8 @@ class Wsgiref(Server):
 
     @staticmethod
     def recognises(environ: WSGIEnvironment) -> bool:
-        """Tell by the name that the request handler gives itself; Django's gives none of its own."""
-        return str(environ.get("SERVER_SOFTWARE", "")).startswith("WSGIServer/")
+        """Look at SERVER_SOFTWARE, which has a version in wsgiref before CPython 3.15, and none in Django."""
+        return str(environ.get("SERVER_SOFTWARE", "")).partition("/")[0] == "WSGIServer"
 
     def connection(self) -> Connection | None:
         """Return the connection, which only the request's own thread closes."""
@@ -44,8 +44,8 @@ class Wsgiref(Server):
                 return Connection(found)
         return None
 
-    def writer(self, write: object) -> Writer | None:
-        """Return a writer that calls the response's ``write``. Measured with the application in ``time.sleep``."""
+    def writer(self, write: object, encoding: str = "") -> Writer | None:
+        """Return a writer that calls the response's ``write``. Measured while the application was in ``time.sleep``."""
         response: Any = getattr(write, "__self__", None)
         connection = self.connection()
         if (
@@ -53,7 +53,7 @@ class Wsgiref(Server):
             or not any(is_exactly(response, module, "ServerHandler") for module in _RESPONSES)
             or not may_be_written(self.environ, connection)
             or response.headers is None
-            or has_length_or_encoding(response.headers.keys())
+            or has_length_or_encoding(response.headers.items(), encoding)
         ):
             return None
         return CallingWriter(response.write, connection, is_delimited=False)

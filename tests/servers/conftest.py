@@ -22,7 +22,7 @@ def pair() -> Iterator[Pair]:
 
 
 class TlsSocket(socket.socket):
-    """A socket that passes for one of TLS."""
+    """A socket that looks like a TLS socket."""
 
     def cipher(self) -> None:
         pass

@@ -1,6 +1,6 @@
-"""A server that a test drives step by step, with a client, a watcher and a clock that do what they are told.
+"""A server that a test drives step by step, with a client, a watcher and a clock that the test controls.
 
-All on one thread: an application plays a script, and where that says so it is silent while time passes and the watcher ticks.
+All of this runs on one thread. An application plays a script: at a number it is silent while time passes and the watcher ticks.
 Between two steps of the server's loop the server writes.
 
 >>> exchange = Exchange(script(b"data: 1\n\n", 20.0, b"data: 2\n\n"), EVENT_SOURCE)
@@ -12,6 +12,7 @@ Between two steps of the server's loop the server writes.
 
 from __future__ import annotations
 
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -25,8 +26,10 @@ from ssemiddleware.handle import Callback, Stream, run_all
 from ssemiddleware.memory import Pulls
 from ssemiddleware.request import Request
 from ssemiddleware.servers.connection import Connection, Progress, State
-from ssemiddleware.servers.server import MOST_WRITTEN, Loop, Pool, Server, StopSign, Writer
+from ssemiddleware.servers.server import MOST_JOINED, MOST_WRITTEN, Loop, Pool, Server, StopSign, Writer
 from ssemiddleware.service import Service
+from ssemiddleware.streams import Streams
+from ssemiddleware.watcher import Watcher
 
 from ..applications import EVENT_SOURCE, EVENT_STREAM, Headers, environ_of
 from ..clock import Clock
@@ -35,13 +38,15 @@ if TYPE_CHECKING:
     from _typeshed import OptExcInfo
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
+    from ssemiddleware.joining import Held
+
 __all__ = ["EVENT_SOURCE", "Client", "Exchange", "script"]
 
 _TICK = 0.25  # seconds, as the watcher's
 _TICK_AT_END = 0.05
 
 _EXCHANGE = "fake.exchange"
-_OPENING = re.compile(rb"retry: [0-9]{3,}\n")  # no application of a test asks for so long a time
+_OPENING = re.compile(rb"retry: [0-9]{3,}\n")  # no test's application sends such a long time
 
 
 class Client:
@@ -52,20 +57,21 @@ class Client:
         self.takes = True  # a few bytes, without a wait
         self.breaks = False  # a write fails half way
         self.progress: Progress | None = Progress(0, 0)
-        self.received: list[bytes] = []  # with HEARTBEAT in place of an opening that says when to reconnect
+        self.received: list[bytes] = []  # with HEARTBEAT in place of an opening `retry:`
         self.openings: list[bytes] = []  # as they were
         self.ours: list[bytes] = []  # what the watcher has written
-        self.ends: list[bytes] = []  # with what the watcher has ended the response
+        self.joined: list[bytes] = []  # of the application's, what the watcher has written
+        self.ends: list[bytes] = []  # the last bytes with which the watcher ended the response
         self.can_be_ended = True
-        self.is_delimited = True  # a cut looks different from an end
-        self.done: list[str] = []  # to the connection
+        self.is_delimited = True  # a cut does not look like an end
+        self.done: list[str] = []  # what was done to the connection
 
     @property
     def body(self) -> bytes:
         return b"".join(self.received)
 
     def receive(self, block: bytes) -> bytes:
-        """Receive *block*; return what stands for it in `received`."""
+        """Receive *block*, and return it as it is put into `received`."""
         if _OPENING.fullmatch(block) and not any(self.received):
             self.openings.append(block)
             block = HEARTBEAT
@@ -94,8 +100,8 @@ class FakeConnection(Connection):
     def is_writable(self) -> bool:
         return self._client.takes
 
-    def hold_little(self) -> None:
-        self._client.done.append("hold little")
+    def hold_little(self, *, is_fast: bool = False) -> None:
+        self._client.done.append("hold more" if is_fast else "hold little")
 
     def restore(self) -> None:
         self._client.done.append("restore")
@@ -127,15 +133,16 @@ class FakeWriter:
     def is_delimited(self) -> bool:
         return self.client.is_delimited
 
-    def write(self, block: bytes) -> bool:
-        assert 0 < len(block) <= MOST_WRITTEN
+    def write(self, block: bytes, most: int = MOST_WRITTEN) -> bool:
+        assert 0 < len(block) <= most
         self._check()
-        if self.client.breaks:
-            raise BrokenPipeError
         if not self.client.takes:
             return False
-        self.client.ours.append(self.client.receive(block))
+        (self.client.ours if most == MOST_WRITTEN else self.client.joined).append(self.client.receive(block))
         return True
+
+    def room(self) -> int:
+        return MOST_JOINED if self.client.takes else 0
 
     def end(self, last: bytes) -> bool:
         self._check()
@@ -148,16 +155,18 @@ class FakeWriter:
     def _check(self) -> None:
         assert not self._exchange.is_server_writing
         assert not self.client.ends
+        if self.client.breaks:
+            raise BrokenPipeError
 
 
 class FakeSign:
-    """Whether the process stops, and how long it lets streams go on."""
+    """Says whether the process stops, and how long streams may go on."""
 
     def __init__(self) -> None:
-        self.must_be_told = False
+        self.needs_reports = False
         self.stops = False
         self.grace: float | None = None
-        self.told_alive = 0
+        self.reports = 0
 
     def is_stopping(self) -> bool:
         return self.stops
@@ -165,12 +174,12 @@ class FakeSign:
     def seconds_left(self, stopping_for: float) -> float | None:
         return None if self.grace is None else self.grace - stopping_for
 
-    def tell_alive(self) -> None:
-        self.told_alive += 1
+    def report_alive(self) -> None:
+        self.reports += 1
 
 
 class FakePool:
-    """A pool that lends as many stand-ins as it is asked for."""
+    """A pool without a limit for stand-ins."""
 
     threads = 4
 
@@ -201,11 +210,12 @@ class FakeServer(Server):
     def connection(self) -> Connection | None:
         return self.exchange.connection
 
-    def holds_up_others(self) -> bool:
-        return self.exchange.holds_up_others
+    def delays_others(self) -> bool:
+        return self.exchange.delays_others
 
-    def writer(self, write: object) -> Writer | None:
-        if not self.exchange.can_write or write != self.exchange.write or "Content-Encoding" in self.exchange.headers:
+    def writer(self, write: object, encoding: str = "") -> Writer | None:
+        found = self.exchange.headers.get("Content-Encoding", "")
+        if not self.exchange.can_write or write != self.exchange.write or found != encoding:
             return None
         self.exchange.writer = FakeWriter(self.exchange)
         return self.exchange.writer
@@ -217,8 +227,14 @@ class FakeServer(Server):
         return self.exchange.pool
 
 
+def exchange_of(environ: WSGIEnvironment) -> Exchange:
+    """Return the exchange of a request."""
+    exchange: Exchange = environ[_EXCHANGE]
+    return exchange
+
+
 def serve(iterable: Iterable[bytes], exchange: Exchange) -> Iterator[bytes]:
-    """Be a server's loop; whoever iterates over this decides how long a write takes."""
+    """Act as a server's loop. The caller decides how long a write takes: it ends with the next step."""
     for block in iterable:
         exchange.client.receive(block)
         exchange.is_server_writing = True
@@ -226,19 +242,17 @@ def serve(iterable: Iterable[bytes], exchange: Exchange) -> Iterator[bytes]:
         exchange.is_server_writing = False
 
 
-class _Middleware(SSEMiddleware):
-    """A middleware whose streams nobody watches but their `Exchange`."""
-
-    __slots__ = ()
+class _Streams(Streams):
+    """The streams of a middleware that are watched by their `Exchange` only."""
 
     def maybe_begin(self, request: Request, handle: Stream, *, may_refuse: bool) -> Service | None:
-        exchange: Exchange = request.environ[_EXCHANGE]
+        exchange = exchange_of(request.environ)
         exchange.asked_for_place.append(may_refuse)
-        place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse)
+        place = self.admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse)
         if place is None:
             return None
         service = exchange.service = Service(
-            request, handle, place, options=self.options, admission=self._admission, round=exchange.round,
+            request, handle, place, options=self.options, admission=self.admission, round=exchange.round,
             server=exchange.server_of(request.environ), clock=exchange.clock,
         )  # fmt: skip
         exchange.care = Care(service, exchange.kept.append, lambda name, target: None)
@@ -246,6 +260,12 @@ class _Middleware(SSEMiddleware):
             self.options.memory, large=self.options.max_block, paused=place.paused, clock=exchange.clock, sleep=exchange.tick
         )
         return service
+
+    def expect(self, held: Held) -> bool:
+        exchange: Exchange = held._service.server.exchange  # type: ignore[attr-defined]  # a `FakeServer`
+        exchange.sends_at = min(exchange.sends_at, exchange.clock.now + held.within)
+        exchange.watcher._holding[held] = None
+        return exchange.has_watcher
 
     def call_later(self, callbacks: list[Callback]) -> None:
         run_all(callbacks)
@@ -267,11 +287,11 @@ class Exchange:
         has_connection: bool = True,
         closes_by_itself: bool = False,
         is_known: bool = True,
-        holds_up_others: bool = False,
+        delays_others: bool = False,
         **options: object,
     ) -> None:
         self.clock = Clock()
-        self.clock.now = time.monotonic()  # as a place's
+        self.clock.now = time.monotonic()  # like a place's clock
         self.client = Client()
         self.sign, self.pool = FakeSign(), FakePool()
         self.can_write = can_write
@@ -279,18 +299,22 @@ class Exchange:
         self.writer: FakeWriter | None = None
         self.is_server_writing = False
         self.is_known = is_known
-        self.holds_up_others = holds_up_others
+        self.delays_others = delays_others
         self.is_drained = False
+        self.watcher = Watcher()  # which sends what is held
+        self.has_watcher = True
+        self.sends_at = math.inf
         self.is_watched = True  # by the watcher
-        self.asked_for_place: list[bool] = []  # and whether it might be refused
+        self.asked_for_place: list[bool] = []  # for each time, whether it might be refused
         self.kept: list[str] = []
         self.callbacks: list[Callback] = []  # given to the callbacks' thread
         self.failed: list[BaseException] = []  # what the service raised in the watcher
         self.status, self.headers = "", dict[str, str]()
         self.service: Service | None = None
         self.care: Care | None = None
-        self.middleware = _Middleware(application, **options)  # type: ignore[arg-type]
-        self.round = Round(lambda: self.is_drained, self.middleware._admission.relieve, lambda: Stream.ends_told)
+        self.middleware = SSEMiddleware(application, **options)  # type: ignore[arg-type]
+        object.__setattr__(self.middleware, "_streams", _Streams(self.middleware.options))
+        self.round = Round(lambda: self.is_drained, self.middleware._streams.admission.look, lambda: Stream.ends_requested)
         self.environ = environ_of(given) | {_EXCHANGE: self}
         self.iterable = layer(self.middleware)(self.environ, self.start_response)
         self._served = serve(self.iterable, self)
@@ -317,11 +341,11 @@ class Exchange:
         self.client.receive(block)
 
     def next(self) -> bytes:
-        """Take the next block, and stay where the server writes it."""
+        """Take the next block, and stop while the server writes it."""
         return next(self._served)
 
     def rest(self) -> list[bytes]:
-        """Take all blocks that are left, and close."""
+        """Take all remaining blocks, and close."""
         try:
             return list(self._served)
         finally:
@@ -339,7 +363,11 @@ class Exchange:
         care, until = self.care, self.clock.now + seconds
         while self.clock.now < until - 1e-9:
             at_end = care is not None and care.ending
-            self.clock.now = min(until, self.clock.now + (_TICK_AT_END if at_end else _TICK))
+            due = min(until, self.clock.now + (_TICK_AT_END if at_end else _TICK))
+            while self.sends_at <= due:
+                self.clock.now = max(self.clock.now, self.sends_at)
+                self._send_held()
+            self.clock.now = due
             is_urgent = self.round.look(self.clock.now)
             if care is None or not self.is_watched:
                 continue
@@ -353,6 +381,11 @@ class Exchange:
                 self.is_watched = False
                 care.fail(self.callbacks.extend)
 
+    def _send_held(self) -> None:
+        self.watcher._send_held()
+        within = min((held.within for held in self.watcher._holding), default=math.inf)
+        self.sends_at = self.clock.now + within
+
     @property
     def service_is_over(self) -> bool:
         return self.care is None or not self.care.watches_connection
@@ -362,10 +395,10 @@ Step = bytes | float | BaseException | Callable[[Exchange], object]
 
 
 def script(*steps: Step, headers: Headers | None = None, status: str = "200 OK", is_lazy: bool = False) -> WSGIApplication:
-    """Return an application that yields bytes, is silent for seconds, raises errors and calls what is callable."""
+    """Return an application. Of its steps it yields bytes, sleeps for numbers (seconds), raises errors and calls callables."""
 
     def play(environ: WSGIEnvironment) -> Iterator[bytes]:
-        exchange: Exchange = environ[_EXCHANGE]
+        exchange = exchange_of(environ)
         for step in steps:
             if isinstance(step, bytes):
                 yield step

@@ -1,4 +1,4 @@
-"""Real servers in this process, each on a free port, and an application that is silent until it is told to go on."""
+"""Real servers in this process, each on a free port, and an application that is silent until its test lets it go on."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from ssemiddleware.servers.server import Server, Writer
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-DEADLINE = 20.0  # seconds; what is not there by then will not come
+DEADLINE = 20.0  # seconds, after which a test fails
 
 EVENT_STREAM = ("Content-Type", "text/event-stream")
 
@@ -29,7 +29,7 @@ Address = tuple[str, int]
 
 
 class Silent:
-    """An application, and its own iterable: one event after `go_on`. Shows what there is to ask while it is silent."""
+    """An application and its iterable, with one event after `go_on`. While it is silent, tests look at its attributes."""
 
     def __init__(self, *headers: tuple[str, str]) -> None:
         self._headers = [EVENT_STREAM, *headers]
@@ -68,9 +68,10 @@ class Silent:
 
 @contextlib.contextmanager
 def request_to(address: Address, application: Silent) -> Iterator[http.client.HTTPConnection]:
-    """Make a request, and wait until the application is silent. In the end the application goes on.
+    """Make a request, and wait until the application is silent. At the end the application goes on.
 
-    All is read before the client closes: werkzeug 3.1.9 does not close an iterable whose client has reset after the last block.
+    Everything is read before the client closes: werkzeug 3.1.9 does not close an iterable whose client has reset the connection
+    after the last block.
     """
     client = http.client.HTTPConnection(*address, timeout=DEADLINE)
     try:
@@ -87,7 +88,7 @@ def request_to(address: Address, application: Silent) -> Iterator[http.client.HT
 
 
 def is_soon(happens: Callable[[], bool]) -> bool:
-    """Tell whether something comes to be."""
+    """Return whether *happens* becomes true before the deadline."""
     deadline = time.monotonic() + DEADLINE
     while not happens():
         if time.monotonic() > deadline:
@@ -161,7 +162,7 @@ def serve_with_werkzeug(application: WSGIApplication) -> Iterator[Address]:
 @contextlib.contextmanager
 def serve_with_waitress(application: WSGIApplication) -> Iterator[Address]:
     waitress = pytest.importorskip("waitress")
-    sockets: dict[int, Any] = {}  # waitress serves until there are none
+    sockets: dict[int, Any] = {}  # waitress serves while there is one
     server = waitress.create_server(application, host="127.0.0.1", port=0, threads=2, map=sockets)
 
     def close_all() -> None:
@@ -170,7 +171,7 @@ def serve_with_waitress(application: WSGIApplication) -> Iterator[Address]:
 
     def stop() -> None:
         server.task_dispatcher.shutdown()
-        with contextlib.suppress(OSError):  # the trigger, too, is closed by it
+        with contextlib.suppress(OSError):  # this closes the trigger, too
             server.trigger.pull_trigger(close_all)
 
     with _in_thread(server.run, stop):
@@ -195,11 +196,11 @@ SERVERS: dict[str, Callable[[WSGIApplication], contextlib.AbstractContextManager
 }
 
 
-# -- a2wsgi, called by an ASGI server that is none
+# -- a2wsgi, under a stand-in for an ASGI server
 
 
 class Cycle:
-    """What is asked of uvicorn's RequestResponseCycle: its ``receive`` is in the environ, and leads to the transport."""
+    """Stands for uvicorn's RequestResponseCycle. Its ``receive`` is in the environ, and leads to the transport."""
 
     def __init__(self, connection: socket.socket | None = None) -> None:
         self.transport = None if connection is None else Transport(connection)
@@ -210,7 +211,7 @@ class Cycle:
 
 
 class Transport:
-    """An asyncio transport, as far as it is asked."""
+    """Stands for an asyncio transport."""
 
     def __init__(self, connection: socket.socket) -> None:
         self._connection = connection
@@ -226,7 +227,7 @@ class Transport:
 
 @final
 class AsgiServer:
-    """Runs an application as an ASGI server does, in a thread; *sent* is what it would have sent."""
+    """Runs an application in a thread, as an ASGI server does. `sent` has the bytes that it would send."""
 
     def __init__(self, application: WSGIApplication, cycle: Cycle, method: str = "GET", workers: int = 2) -> None:
         wsgi = pytest.importorskip("a2wsgi")

@@ -1,4 +1,4 @@
-"""a2wsgi: a queue of ten and an event loop of another thread, which may be busy, stopped or closed."""
+"""a2wsgi: a queue of ten, and an event loop in another thread, which may be busy, stopped or closed."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair() -> Iterator[Pair]:
 def run(
     silent: Callable[[Silent, AsgiServer], object], *headers: tuple[str, str], cycle: Cycle | None = None, method: str = "GET"
 ) -> tuple[Silent, AsgiServer]:
-    """Have an application be silent for as long as *silent* takes."""
+    """Call *silent* while an application is silent."""
     application = Silent(*headers)
     with AsgiServer(application, cycle or Cycle(), method) as server:
         assert application.is_silent.wait(DEADLINE)
@@ -45,7 +45,7 @@ def run(
     return application, server
 
 
-def test_a_heartbeat_leaves_while_the_application_is_silent_and_before_what_it_yields_next() -> None:
+def test_a_heartbeat_is_sent_while_the_application_is_silent_and_before_its_next_block() -> None:
     def silent(application: Silent, server: AsgiServer) -> None:
         assert type(application.server) is A2wsgi
         assert is_soon(lambda: server.sent == [b""])  # the headers
@@ -59,7 +59,7 @@ def test_a_heartbeat_leaves_while_the_application_is_silent_and_before_what_it_y
     assert application.block_was_sent
 
 
-def test_a_full_queue_takes_nothing() -> None:
+def test_nothing_is_written_into_a_full_queue() -> None:
     def silent(application: Silent, server: AsgiServer) -> None:
         writer = writer_of(application)
         assert is_soon(lambda: server.sent == [b""])
@@ -73,7 +73,7 @@ def test_a_full_queue_takes_nothing() -> None:
     assert server.sent[-2:] == [b"data: 1\n\n", b""]
 
 
-def test_a_busy_loop_makes_nobody_wait_and_loses_nothing() -> None:
+def test_a_busy_loop_makes_no_write_wait_and_loses_no_block_of_the_application() -> None:
     def silent(application: Silent, server: AsgiServer) -> None:
         is_busy, go_on = threading.Event(), threading.Event()
 
@@ -88,10 +88,10 @@ def test_a_busy_loop_makes_nobody_wait_and_loses_nothing() -> None:
         go_on.set()
 
     _, server = run(silent)
-    assert server.sent == [b"", *(b":%d\n" % number for number in range(10)), b"data: 1\n\n", b""]  # ten are a full queue
+    assert server.sent == [b"", *(b":%d\n" % number for number in range(10)), b"data: 1\n\n", b""]  # the queue is full with ten
 
 
-def test_a_loop_that_is_stopped_or_closed_makes_nobody_wait() -> None:
+def test_a_stopped_or_closed_loop_makes_no_write_wait() -> None:
     wsgi = pytest.importorskip("a2wsgi.wsgi")
     loop = asyncio.new_event_loop()
     asyncio.set_event_loop(loop)
@@ -103,11 +103,12 @@ def test_a_loop_that_is_stopped_or_closed_makes_nobody_wait() -> None:
     writer = A2wsgi({}).writer(responder.start_response("200 OK", []))
     assert writer is not None
     assert writer.write(b":\n")  # handed over
+    assert writer.room() == 0  # for what must not be left out
     loop.close()
     assert not writer.write(b":\n")
 
 
-def test_a_client_that_takes_nothing_gets_nothing(pair: Pair) -> None:
+def test_nothing_is_written_to_a_client_that_does_not_read(pair: Pair) -> None:
     server_side, _ = pair
     server_side.setblocking(False)
     with pytest.raises(BlockingIOError):
@@ -116,7 +117,7 @@ def test_a_client_that_takes_nothing_gets_nothing(pair: Pair) -> None:
     run(lambda application, _: not_written(application), cycle=Cycle(server_side))
 
 
-def test_a_response_that_the_server_counts_gets_nothing() -> None:
+def test_nothing_is_written_to_a_response_with_a_length() -> None:
     cycle = Cycle()
     cycle.expected_content_length = 9
     run(lambda application, _: not_written(application), cycle=cycle)
@@ -131,7 +132,7 @@ def test_a_response_to_head_has_no_writer() -> None:
     assert application.writer is None
 
 
-def test_a_write_of_anothers_is_not_used() -> None:
+def test_a_replaced_write_gives_no_writer() -> None:
     def silent(application: Silent, _: AsgiServer) -> None:
         assert application.server.writer(lambda _: None) is None
         assert application.server.writer(None) is None
@@ -139,7 +140,7 @@ def test_a_write_of_anothers_is_not_used() -> None:
     run(silent)
 
 
-def test_more_than_a_few_bytes_are_an_error_and_no_response_is_ended() -> None:
+def test_more_than_64_bytes_are_an_error_and_no_response_is_ended() -> None:
     def silent(application: Silent, _: AsgiServer) -> None:
         with pytest.raises(ValueError, match="at most 64 bytes"):
             writer_of(application).write(b":" * 65)
@@ -148,7 +149,7 @@ def test_more_than_a_few_bytes_are_an_error_and_no_response_is_ended() -> None:
     run(silent)
 
 
-def test_a_connection_is_the_transports_and_is_gone_with_it(pair: Pair) -> None:
+def test_the_connection_is_that_of_the_transport_and_closes_with_it(pair: Pair) -> None:
     cycle = Cycle(pair[0])
 
     def silent(application: Silent, _: AsgiServer) -> None:
@@ -181,7 +182,7 @@ def test_gunicorns_protocol_leads_to_the_transport_and_the_worker(pair: Pair) ->
     run(silent, cycle=cycle)
 
 
-def test_the_threads_are_the_executors() -> None:
+def test_the_threads_are_those_of_the_executor() -> None:
     def ask(server: Server) -> None:
         pool = server.pool()
         assert isinstance(pool, ExecutorPool)
@@ -196,7 +197,7 @@ def test_the_threads_are_the_executors() -> None:
     assert found == [2, 2]
 
 
-def test_without_an_environ_of_a2wsgis_there_is_nothing() -> None:
+def test_without_an_environ_of_a2wsgi_nothing_is_found() -> None:
     server = A2wsgi({})
     assert (server.connection(), server.writer(None), server.pool(), server.threads()) == (None, None, None, None)
     assert type(find_server({"wsgi.input": object()})) is not A2wsgi
@@ -206,7 +207,7 @@ def test_without_an_environ_of_a2wsgis_there_is_nothing() -> None:
 
 
 class Uvicorn:
-    """What is asked of uvicorn's Server, which handles SIGTERM by a method of its own."""
+    """Stands for uvicorn's Server, whose method handles SIGTERM."""
 
     def __init__(self, grace: int | None = None) -> None:
         self.should_exit, self.started = False, True
@@ -235,15 +236,15 @@ def sign_of() -> Iterator[Callable[[Uvicorn], StopSign]]:
     signal.signal(signal.SIGTERM, before)
 
 
-def told_to_exit(server: Uvicorn) -> None:
+def after_a_signal(server: Uvicorn) -> None:
     server.should_exit = True
 
 
-def with_enough_requests_served(server: Uvicorn) -> None:
+def after_the_last_request(server: Uvicorn) -> None:
     server.is_serving = False
 
 
-@pytest.mark.parametrize("stop", [told_to_exit, with_enough_requests_served])
+@pytest.mark.parametrize("stop", [after_a_signal, after_the_last_request])
 def test_uvicorns_stop_is_seen(stop: Callable[[Uvicorn], None], sign_of: Callable[[Uvicorn], StopSign]) -> None:
     server = Uvicorn()
     sign = sign_of(server)
@@ -253,12 +254,12 @@ def test_uvicorns_stop_is_seen(stop: Callable[[Uvicorn], None], sign_of: Callabl
 
 
 @pytest.mark.parametrize(("grace", "left"), [(None, None), (10, 7.0), (1, 0.0)])
-def test_uvicorn_waits_as_long_as_it_was_told(
+def test_streams_end_before_uvicorns_grace_is_over(
     grace: int | None, left: float | None, sign_of: Callable[[Uvicorn], StopSign]
 ) -> None:
     assert sign_of(Uvicorn(grace)).seconds_left(2.0) == left
 
 
-def test_another_handler_of_the_signal_is_no_sign() -> None:
+def test_without_uvicorns_signal_handler_there_is_no_sign() -> None:
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
     assert A2wsgi({}).stop_sign() is None

@@ -1,4 +1,4 @@
-"""`servers.gunicorn`: what may be written to its responses, how they end from outside, and when its workers are killed."""
+"""`servers.gunicorn`: what may be written to its responses, how another thread ends them, and when workers are killed."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from .conftest import Pair, TlsSocket
 
 
 @pytest.mark.parametrize(("key", "kind"), [("gunicorn.socket", Gunicorn), ("gunicorn.sock", GunicornPywsgi)])
-def test_its_requests_are_known_by_their_socket(key: str, kind: type, pair: Pair) -> None:
+def test_its_requests_are_recognised_by_their_socket(key: str, kind: type, pair: Pair) -> None:
     found = find_server({key: pair[0]})
     assert type(found) is kind
     connection = found.connection()
@@ -50,7 +50,7 @@ def test_without_a_socket_there_is_no_connection() -> None:
 
 
 def response_to(sock: socket.socket, *, method: str = "GET", version: tuple[int, int] = (1, 1), kind: str = "") -> Any:
-    """Return gunicorn's own response to a request."""
+    """Return a response of gunicorn's own class."""
     wsgi = pytest.importorskip("gunicorn.http.wsgi")
     body = pytest.importorskip("gunicorn.http.body")
     request = SimpleNamespace(
@@ -73,7 +73,7 @@ def writer_to(response: Any) -> Any:
 
 
 def what_arrived(client: socket.socket) -> bytes:
-    """Return what *client* has got by now, without the headers."""
+    """Return what *client* has received by now, without the headers."""
     client.setblocking(False)
     try:
         got = client.recv(65536)
@@ -87,7 +87,7 @@ def read_all(client: socket.socket) -> bytes:
         return file.read()
 
 
-def test_a_block_leaves_as_a_chunk_of_its_own_and_the_headers_before_it(pair: Pair) -> None:
+def test_a_block_is_sent_as_a_chunk_after_the_headers(pair: Pair) -> None:
     server, client = pair
     assert writer_to(response_to(server)).write(b":\n")
     got = client.recv(65536)
@@ -96,7 +96,7 @@ def test_a_block_leaves_as_a_chunk_of_its_own_and_the_headers_before_it(pair: Pa
     assert (got.partition(b"\r\n\r\n")[2] or client.recv(65536)) == b"2\r\n:\n\r\n"
 
 
-def test_a_client_that_takes_nothing_is_not_waited_for(pair: Pair) -> None:
+def test_a_client_that_does_not_read_makes_no_write_wait(pair: Pair) -> None:
     server, _ = pair
     response = response_to(server)
     writer = writer_to(response)
@@ -107,10 +107,11 @@ def test_a_client_that_takes_nothing_is_not_waited_for(pair: Pair) -> None:
             server.send(bytes(65536))
     server.setblocking(True)
     assert not writer.write(b":\n")
+    assert writer.room() == 0
     assert not writer.end(b"retry: 1\n\n")
 
 
-def test_a_block_that_might_have_to_wait_is_an_error(pair: Pair) -> None:
+def test_a_block_of_more_than_64_bytes_is_an_error(pair: Pair) -> None:
     with pytest.raises(ValueError, match="at most 64 bytes"):
         writer_to(response_to(pair[0])).write(bytes(65))
 
@@ -141,7 +142,7 @@ def answer_500(response: Any) -> None:
     [((1, 1), b"A\r\ndata: 1\n\n\n\r\nA\r\nretry: 1\n\n\r\n0\r\n\r\n"), ((1, 0), b"data: 1\n\n\nretry: 1\n\n")],
     ids=["HTTP/1.1", "HTTP/1.0"],
 )
-def test_an_end_from_outside_is_whole_and_nothing_follows_it(
+def test_an_end_from_another_thread_is_whole_and_nothing_follows_it(
     wake: Callable[[Any], None], version: tuple[int, int], body: bytes, pair: Pair
 ) -> None:
     server, client = pair
@@ -154,7 +155,7 @@ def test_an_end_from_outside_is_whole_and_nothing_follows_it(
     assert read_all(client).partition(b"\r\n\r\n")[2] == body
 
 
-def test_an_end_from_outside_sends_the_headers_of_a_silent_application(pair: Pair) -> None:
+def test_an_end_from_another_thread_sends_the_headers_first(pair: Pair) -> None:
     server, client = pair
     assert writer_to(response_to(server)).end(b"")
     headers, _, body = read_all(client).partition(b"\r\n\r\n")
@@ -181,7 +182,7 @@ def test_a_response_of_another_kind_has_no_writer(pair: Pair) -> None:
     assert Gunicorn({}).writer(start(response_to(pair[0], kind="HTTP2Response"))) is None
 
 
-def test_another_function_than_write_is_no_writer(pair: Pair) -> None:
+def test_only_write_itself_gives_a_writer(pair: Pair) -> None:
     response = response_to(pair[0])
     start(response)
     assert Gunicorn({}).writer(response.send_headers) is None
@@ -214,7 +215,7 @@ def test_over_tls_a_request_must_have_been_read(make: Callable[[Any, Any], Any],
             assert (Gunicorn({}).writer(start(response)) is not None) == (is_written or kind is socket.socket)
 
 
-def test_over_tls_only_chunks_can_be_ended_from_outside(pair: Pair) -> None:
+def test_over_tls_another_thread_can_end_only_chunks(pair: Pair) -> None:
     with TlsSocket(fileno=os.dup(pair[0].fileno())) as server:
         assert not writer_to(response_to(server, version=(1, 0))).end(b"retry: 1\n\n")
     assert what_arrived(pair[1]) == b""
@@ -224,7 +225,7 @@ def test_over_tls_only_chunks_can_be_ended_from_outside(pair: Pair) -> None:
 
 
 class FakeWorker:
-    """A worker whose arbiter is this very process: it listens as long as *listener* is open."""
+    """A worker whose arbiter is this process, which listens as long as `listener` is open."""
 
     alive = True
 
@@ -282,7 +283,7 @@ def test_with_an_arbiter_that_goes_on_each_kind_ends_by_itself(
 
 
 @pytest.mark.parametrize("kind", [SyncStops, ThreadsStops])
-def test_without_a_timeout_nobody_ends_a_worker_whose_arbiter_goes_on(kind: type[WorkerStops], worker: FakeWorker) -> None:
+def test_without_a_timeout_a_worker_whose_arbiter_goes_on_is_not_killed(kind: type[WorkerStops], worker: FakeWorker) -> None:
     worker.cfg.timeout = 0
     sign = kind(worker)
     assert sign.seconds_left(1000.0) is None
@@ -295,7 +296,7 @@ def test_an_arbiter_that_stops_after_a_reload_kills_a_grace_later(worker: FakeWo
     assert sign.seconds_left(0.0) == 88.0
     assert sign.seconds_left(10.0) == 78.0
     worker.listener.close()
-    assert sign.seconds_left(11.0) == 28.0  # at 10 it was not yet so
+    assert sign.seconds_left(11.0) == 28.0  # it was seen to listen at 10
     assert sign.seconds_left(38.5) == 0.5
 
 
@@ -308,7 +309,7 @@ def test_the_arbiter_is_looked_at_once_a_tick(worker: FakeWorker) -> None:
 
 
 def test_an_arbiter_that_cannot_be_seen_is_taken_to_stop(worker: FakeWorker) -> None:
-    worker.ppid = 2**22 + 1  # beyond the largest process number
+    worker.ppid = 2**22 + 1  # above the largest process id
     assert ThreadsStops(worker).seconds_left(0.0) == 29.0
 
 
@@ -319,41 +320,41 @@ def test_a_short_grace_leaves_half_of_itself(worker: FakeWorker) -> None:
     assert sign.seconds_left(0.0) == 0.5
 
 
-def test_a_sync_worker_is_told_to_live_until_its_grace_is_over(worker: FakeWorker) -> None:
+def test_a_sync_worker_reports_that_it_is_alive_until_its_grace_is_over(worker: FakeWorker) -> None:
     clock = Clock()
     sign = SyncStops(worker, clock)
     clock.now += 100
-    sign.tell_alive()
+    sign.report_alive()
     worker.alive = False
     assert sign.is_stopping()
     clock.now += 30
-    sign.tell_alive()
+    sign.report_alive()
     assert worker.notified == 2
     clock.now += 1
     assert sign.is_stopping()
-    sign.tell_alive()
+    sign.report_alive()
     assert worker.notified == 2
 
 
 @pytest.mark.parametrize("kind", [WorkerStops, ThreadsStops, GeventStops])
-def test_other_workers_tell_by_themselves_that_they_live(kind: type[WorkerStops], worker: FakeWorker) -> None:
-    kind(worker).tell_alive()
+def test_other_workers_report_by_themselves_that_they_are_alive(kind: type[WorkerStops], worker: FakeWorker) -> None:
+    kind(worker).report_alive()
     assert worker.notified == 0
 
 
-def test_a_worker_that_has_closed_its_file_is_not_told(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_worker_that_has_closed_its_file_reports_nothing(worker: FakeWorker, monkeypatch: pytest.MonkeyPatch) -> None:
     file = io.BytesIO()
     file.close()
     monkeypatch.setattr(worker, "notify", file.getvalue)
-    SyncStops(worker).tell_alive()
+    SyncStops(worker).report_alive()
 
 
 # -- the worker of this process
 
 
 @pytest.fixture
-def nobody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "_here", None)
+def no_worker(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_own", None)
 
 
 Base = type("Worker", (FakeWorker,), {"__module__": "gunicorn.workers.base"})
@@ -364,8 +365,8 @@ def worker_of(kind: str, **settings: int) -> Any:
 
 
 @pytest.fixture
-def run(nobody: None) -> Iterator[Callable[[Any], None]]:
-    """Have a worker be this process's: it handles a signal, as gunicorn's do."""
+def run(no_worker: None) -> Iterator[Callable[[Any], None]]:
+    """Make a worker that of this process: its method handles a signal, as in gunicorn."""
     before = signal.getsignal(signal.SIGWINCH)
     listeners = []
 
@@ -410,7 +411,7 @@ def test_a_gthread_worker_lends_its_threads(run: Callable[[Any], None]) -> None:
         assert pool.threads == 3
 
 
-def test_a_worker_is_found_among_the_callers_too(nobody: None) -> None:
+def test_a_worker_is_found_among_the_callers_too(no_worker: None) -> None:
     def load_wsgi(self: Any) -> Any:
         return find_worker()
 
@@ -424,14 +425,14 @@ def test_another_processs_worker_is_not_this_ones(run: Callable[[Any], None], mo
     run(first)
     assert find_worker() is first
     run(second)
-    assert find_worker() is first  # found once
-    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in a fork: it handles the same signals
+    assert find_worker() is first  # it is looked for only once
+    monkeypatch.setattr(os, "getpid", lambda: 1)  # as in a fork, where the same methods handle signals
     assert find_worker() is None
     second.pid = 1
     assert find_worker() is second
 
 
-def test_without_gunicorn_there_is_no_worker(nobody: None) -> None:
+def test_without_gunicorn_there_is_no_worker(no_worker: None) -> None:
     assert find_worker() is None
     server = Gunicorn({})
     assert (server.stop_sign(), server.pool(), server.threads()) == (None, None, None)

@@ -1,4 +1,4 @@
-"""What a look at a server's frames tells, and that it keeps nothing alive."""
+"""What a server's frames show, and that looking at them keeps nothing alive."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ LOOPS = (Loop(__name__, "respond", "response", "block"), Loop(__name__, "finish_
 
 
 class Looking:
-    """An iterable of two events that looks each time it is asked; *blocks* are what it has yielded."""
+    """An iterable of two events. It calls *look* at each `next`; `blocks` has what it has yielded."""
 
     def __init__(self, look: Callable[[Looking], object]) -> None:
         self._look, self.seen, self.blocks = look, list[Any](), list[bytes]()
@@ -32,14 +32,14 @@ class Looking:
 
 
 def respond(response: Any) -> list[Any]:
-    """Be a server whose function has locals."""
+    """Act as a server that has the iterable in a local."""
     for block in response:
         assert block
     return list[Any]()
 
 
 class Response:
-    """Is a server whose iterable is an attribute of its own."""
+    """Acts as a server that has the iterable in an attribute."""
 
     def __init__(self, result: Any) -> None:
         self.result = result
@@ -50,7 +50,7 @@ class Response:
 
 
 @pytest.mark.parametrize("serve", [respond, lambda found: Response(found).finish_response()], ids=["a local", "an attribute"])
-def test_what_the_server_iterates_is_seen(serve: Callable[[Looking], object]) -> None:
+def test_the_frame_shows_what_the_server_iterates_and_has_sent(serve: Callable[[Looking], object]) -> None:
     direct = Looking(lambda self: iterates(LOOPS, self))
     serve(direct)
     assert direct.seen == [True, True, True]
@@ -66,7 +66,7 @@ def test_a_layer_that_changes_blocks_is_seen() -> None:
     assert looking.seen == [(False, False)] * 3
 
 
-def test_bytes_of_which_there_is_one_object_only_prove_nothing() -> None:
+def test_bytes_that_exist_only_once_prove_nothing() -> None:
     block = b"\n"
     seen = list[bool]()
 
@@ -78,7 +78,7 @@ def test_bytes_of_which_there_is_one_object_only_prove_nothing() -> None:
     assert seen == [False]
 
 
-def test_without_a_server_there_is_nothing() -> None:
+def test_without_a_server_nothing_is_found() -> None:
     assert not iterates(LOOPS, object())
     assert not has_sent(LOOPS, b"data: 1\n\n")
     assert find_local(LOOPS, "response") is None
@@ -90,12 +90,12 @@ def test_a_local_of_the_servers_frame_is_found() -> None:
     assert looking.seen == [(True, None)] * 3
 
 
-def test_a_look_keeps_no_block_alive() -> None:
+def test_looking_keeps_no_block_alive() -> None:
     first, never_sent = (b"data: %d\n\n" % number for number in (1, 2))
 
     def blocks() -> Iterator[bytes]:
         yield first
-        assert has_sent(LOOPS, first)  # a look while the server holds it
+        assert has_sent(LOOPS, first)  # looks while the server has it
         yield b"data: 3\n\n"
         references.append(sys.getrefcount(first) - sys.getrefcount(never_sent))
 
@@ -104,7 +104,7 @@ def test_a_look_keeps_no_block_alive() -> None:
     assert references == [0]
 
 
-# -- a server written in C: `next` stands for it, and the code of a module for the script that has started pyuwsgi
+# -- a server written in C: `next` acts as one, and a module's code as the script that started pyuwsgi
 
 
 _OURS = """
@@ -122,7 +122,7 @@ class Asking:
 
 @pytest.fixture
 def asking() -> Iterator[bool]:
-    """An iterator of this package's: frames of ours are no layer."""
+    """An iterator of this package, whose own frames do not count as a layer."""
     ours: dict[str, Any] = {"__name__": "ssemiddleware.stream", "is_called_from_c": is_called_from_c}
     exec(_OURS, ours)
     found: Iterator[bool] = ours["Asking"]()
@@ -139,10 +139,10 @@ def layer(blocks: Iterator[bool]) -> Iterator[bool]:
     yield from blocks
 
 
-def test_no_layer_is_seen_where_only_a_script_stands_above(asking: Iterator[bool]) -> None:
+def test_no_layer_is_seen_when_only_a_script_calls(asking: Iterator[bool]) -> None:
     assert ask_from_a_script(asking)
 
 
-def test_a_layer_is_seen_where_the_server_has_no_frame(asking: Iterator[bool]) -> None:
+def test_a_layer_is_seen_when_the_server_has_no_frame(asking: Iterator[bool]) -> None:
     assert not ask_from_a_script(layer(asking))
     assert not next(asking)

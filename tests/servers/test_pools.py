@@ -1,4 +1,4 @@
-"""`servers.pools`: stand-ins work off an executor's queue, leave when they are not wanted, and never cost it an item."""
+"""`servers.pools`: stand-ins run items of an executor's queue, end when they are not wanted, and lose no item."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+import types
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -29,7 +30,7 @@ def look_often(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 class Kept:
-    """An executor of *threads*, each kept by a task until `let_go`."""
+    """An executor with *threads* threads. A task keeps each of them until `let_go`."""
 
     def __init__(self, threads: int = 1) -> None:
         self.executor = ThreadPoolExecutor(threads)
@@ -49,7 +50,7 @@ def stand_ins() -> list[threading.Thread]:
 
 
 def wait_until(is_so: Callable[[], bool]) -> bool:
-    """Wait for what no event tells of: a thread's end."""
+    """Wait for something that has no event, such as a thread's end."""
     deadline = time.monotonic() + DEADLINE
     while not is_so() and time.monotonic() < deadline:
         time.sleep(0.001)
@@ -71,14 +72,14 @@ def lend(pool: ExecutorPool) -> Callable[[], None]:
     return take_back
 
 
-def test_a_stand_in_works_off_the_queue_while_all_threads_are_kept(kept: Kept) -> None:
+def test_a_stand_in_runs_items_while_all_threads_are_kept(kept: Kept) -> None:
     waiting = kept.executor.submit(threading.current_thread)
     lend(kept.pool)
     assert waiting.result(DEADLINE).name == "ssemiddleware-stand-in"
     assert kept.executor.submit(threading.current_thread).result(DEADLINE).name == "ssemiddleware-stand-in"
 
 
-def test_what_a_task_raises_goes_to_its_future_and_the_stand_in_works_on(kept: Kept) -> None:
+def test_an_exception_of_a_task_goes_to_its_future_and_the_stand_in_goes_on(kept: Kept) -> None:
     lend(kept.pool)
     with pytest.raises(SystemExit):
         kept.executor.submit(sys.exit).result(DEADLINE)
@@ -101,12 +102,12 @@ def test_taking_back_twice_counts_once(kept: Kept) -> None:
     assert kept.pool.lend(start_thread) is None
 
 
-def test_a_stand_in_leaves_when_it_is_taken_back(kept: Kept) -> None:
+def test_a_stand_in_ends_when_it_is_taken_back(kept: Kept) -> None:
     lend(kept.pool)()
     assert wait_until(lambda: not stand_ins())
 
 
-def test_a_stand_in_that_is_taken_back_ends_its_task_first(kept: Kept) -> None:
+def test_a_stand_in_that_is_taken_back_finishes_its_task_first(kept: Kept) -> None:
     take_back = lend(kept.pool)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -122,7 +123,7 @@ def test_a_stand_in_that_is_taken_back_ends_its_task_first(kept: Kept) -> None:
     assert wait_until(lambda: not stand_ins())
 
 
-def test_a_stand_in_that_is_still_at_work_is_lent_again(kept: Kept) -> None:
+def test_a_stand_in_that_still_runs_a_task_is_used_again(kept: Kept) -> None:
     take_back = lend(kept.pool)
     begun, go_on = threading.Event(), threading.Event()
 
@@ -165,7 +166,7 @@ def test_the_executor_still_starts_its_own_threads() -> None:
 
 
 @pytest.mark.parametrize("is_idle", [True, False], ids=["idle", "at work"])
-def test_the_end_of_the_pool_is_handed_on_to_its_own_threads(is_idle: bool) -> None:
+def test_a_stand_in_passes_the_end_of_the_pool_on_to_its_threads(is_idle: bool) -> None:
     executor = ThreadPoolExecutor(2)
     lend(ExecutorPool(executor))
     all_there = threading.Barrier(3)
@@ -184,7 +185,7 @@ def test_items_before_the_end_of_the_pool_are_run(kept: Kept) -> None:
     assert [task.result(DEADLINE) for task in waiting] == [0, 0, 0]
 
 
-def test_a_stand_in_does_not_keep_an_executor_that_nobody_else_holds() -> None:
+def test_a_stand_in_does_not_keep_its_executor_alive() -> None:
     executor = ThreadPoolExecutor(1)
     lend(ExecutorPool(executor))
     still_there = weakref.ref(executor)
@@ -193,7 +194,7 @@ def test_a_stand_in_does_not_keep_an_executor_that_nobody_else_holds() -> None:
     assert wait_until(lambda: not stand_ins())
 
 
-def test_a_stand_in_is_initialized_as_the_executors_threads_are() -> None:
+def test_a_stand_in_is_initialized_like_the_executors_threads() -> None:
     local = threading.local()
     with ThreadPoolExecutor(1, initializer=lambda value: setattr(local, "value", value), initargs=("set",)) as executor:
         lend(ExecutorPool(executor))
@@ -229,24 +230,29 @@ def test_from_python_3_14_on_items_run_in_a_context_of_the_executor() -> None:
     executor.shutdown()
 
 
-def test_a_failing_initializer_is_logged_and_leaves_the_pool_as_it_is(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_failing_initializer_is_logged_and_the_pool_goes_on(kept: Kept, caplog: pytest.LogCaptureFixture) -> None:
     executor: Any = kept.executor
     executor._initializer = sys.exit
+    create = getattr(executor, "_create_worker_context", None)
+    if create is not None:  # from CPython 3.14 on
+        executor._create_worker_context = lambda: types.SimpleNamespace(initialize=sys.exit, finalize=list)
     lend(kept.pool)
     assert wait_until(lambda: not stand_ins())
-    assert "a stand-in thread has ended" in caplog.text
+    assert "a stand-in thread has ended with an error" in caplog.text
     executor._initializer = None
+    if create is not None:
+        executor._create_worker_context = create
     kept.let_go.set()
     assert executor.submit(int).result(DEADLINE) == 0
 
 
-class OfItsOwn(ThreadPoolExecutor):
+class OwnSubmit(ThreadPoolExecutor):
     def submit(self, *args: Any, **kwargs: Any) -> Any:
         return super().submit(*args, **kwargs)
 
 
-@pytest.mark.parametrize("executor", [object(), OfItsOwn(1)], ids=["no executor", "an executor with another submit"])
-def test_an_executor_that_works_in_another_way_gets_no_stand_in(executor: Any) -> None:
+@pytest.mark.parametrize("executor", [object(), OwnSubmit(1)], ids=["not an executor", "an executor with another submit"])
+def test_an_executor_that_works_differently_gets_no_stand_in(executor: Any) -> None:
     assert ExecutorPool(executor).lend(start_thread) is None
 
 
@@ -256,7 +262,7 @@ def test_a_pool_that_has_ended_gets_no_stand_in() -> None:
     assert ExecutorPool(executor).lend(start_thread) is None
 
 
-def test_a_process_without_threads_left_gets_no_stand_in(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_there_is_no_stand_in_when_no_thread_can_be_started(kept: Kept, monkeypatch: pytest.MonkeyPatch) -> None:
     def start(thread: threading.Thread) -> None:
         raise RuntimeError("can't start new thread")
 
@@ -290,7 +296,7 @@ print("last line", flush=True)
     ],
     ids=["idle", "at work"],
 )
-def test_a_stand_in_does_not_hold_up_the_end_of_the_process(more: str) -> None:
+def test_a_stand_in_does_not_delay_the_end_of_the_process(more: str) -> None:
     process = subprocess.run(
         [sys.executable, "-c", AT_EXIT.format(more=more)], capture_output=True, text=True, timeout=DEADLINE, check=True
     )

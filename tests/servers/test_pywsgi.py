@@ -1,4 +1,4 @@
-"""`servers.pywsgi`: gevent's own server has a writer where it is patched, and none of our threads where it is not."""
+"""`servers.pywsgi`: gevent's own server has a writer only with monkey patching."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Input = type("Input", (SimpleNamespace,), {"__module__": "gevent.pywsgi"})
 
 
 @pytest.mark.parametrize("is_patched", [False, True])
-def test_it_is_known_by_its_input_and_by_whether_threads_are_greenlets(
+def test_it_is_recognised_by_its_input_and_by_its_monkey_patching(
     is_patched: bool, pair: Pair, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "gevent.monkey", SimpleNamespace(is_module_patched=lambda name: is_patched))
     found = find_server({"wsgi.input": Input(rfile=SimpleNamespace(raw=SimpleNamespace(_sock=pair[0])))})
     assert type(found) is (PatchedPywsgi if is_patched else UnpatchedPywsgi)
-    assert found.can_start_threads is is_patched
+    assert found.has_writer is is_patched
     connection = found.connection()
     assert connection is not None
     assert connection.fileno() == pair[0].fileno()
@@ -78,7 +78,7 @@ def yield_late(handler: Any) -> None:
     ("version", "body"),
     [("HTTP/1.1", b"2\r\n:\n\r\na\r\nretry: 1\n\n\r\n0\r\n\r\n"), ("HTTP/1.0", b":\nretry: 1\n\n")],
 )
-def test_an_end_from_outside_is_whole_and_nothing_follows_it(
+def test_an_end_from_another_thread_is_whole_and_nothing_follows_it(
     wake: Callable[[Any], None], version: str, body: bytes, pair: Pair
 ) -> None:
     server, client = pair
@@ -91,7 +91,7 @@ def test_an_end_from_outside_is_whole_and_nothing_follows_it(
     assert read_all(client).partition(b"\r\n\r\n")[2] == body
 
 
-def test_over_tls_only_chunks_can_be_ended_from_outside(pair: Pair) -> None:
+def test_over_tls_another_thread_can_end_only_chunks(pair: Pair) -> None:
     with TlsSocket(fileno=os.dup(pair[0].fileno())) as server:
         assert not writer_to(handler_of(server, version="HTTP/1.0")).end(b"")
         assert writer_to(handler_of(server)).end(b"")
@@ -107,7 +107,7 @@ def test_a_response_without_a_body_has_no_writer(command: str, status: str, pair
     assert PatchedPywsgi({}).writer(start(handler_of(pair[0], command=command), status=status)) is None
 
 
-def test_a_handler_of_somebodys_own_has_no_writer(pair: Pair) -> None:
+def test_a_subclass_of_the_handler_has_no_writer(pair: Pair) -> None:
     assert PatchedPywsgi({}).writer(start(handler_of(pair[0], kind="WebSocketHandler"))) is None
     assert PatchedPywsgi({}).writer(None) is None
 
@@ -137,7 +137,7 @@ def test_over_tls_a_request_must_have_been_read(arguments: dict[str, Any], read:
             assert (PatchedPywsgi({}).writer(start(handler)) is not None) == (is_written or kind is socket.socket)
 
 
-def test_a_request_whose_100_continue_is_still_to_come_must_have_been_read(pair: Pair) -> None:
+def test_a_request_that_waits_for_100_continue_has_no_writer_until_it_is_read(pair: Pair) -> None:
     pywsgi = pytest.importorskip("gevent.pywsgi")
     handler = handler_of(pair[0])
     handler.wsgi_input = pywsgi.Input(io.BytesIO(b"abc"), 3, socket=pair[0])

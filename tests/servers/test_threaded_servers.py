@@ -12,6 +12,7 @@ import pytest
 
 from ssemiddleware.servers import find_server
 from ssemiddleware.servers.cheroot import Cheroot
+from ssemiddleware.servers.server import MOST_JOINED
 from ssemiddleware.servers.waitress import Waitress
 from ssemiddleware.servers.werkzeug import Werkzeug
 from ssemiddleware.servers.wsgiref import Wsgiref
@@ -27,7 +28,7 @@ every_server = pytest.mark.parametrize("name", SERVERS)
 
 
 @every_server
-def test_a_server_is_known_by_its_environ(name: str) -> None:
+def test_a_server_is_recognised_by_its_environ(name: str) -> None:
     application = Silent()
     with SERVERS[name](application) as address, request_to(address, application):
         assert type(application.server) is CLASSES[name]
@@ -39,15 +40,15 @@ def test_a_heartbeat_arrives_while_the_application_is_silent_and_nothing_is_torn
     with SERVERS[name](application) as address, request_to(address, application) as client:
         assert writer_of(application).write(b":\n")
         response = client.getresponse()
-        assert response.readline() == b":\n"  # the headers have left with it
+        assert response.readline() == b":\n"  # the headers were sent with it
         assert writer_of(application).write(b": again\n")
         assert response.readline() == b": again\n"
         application.go_on.set()
-        assert response.read() == b"data: 1\n\n"  # to the end of its chunks, or of the connection
+        assert response.read() == b"data: 1\n\n"  # to its last chunk, or to the end of the connection
 
 
 @every_server
-def test_more_than_a_few_bytes_are_an_error(name: str) -> None:
+def test_more_than_64_bytes_are_an_error(name: str) -> None:
     application = Silent()
     with SERVERS[name](application) as address, request_to(address, application):
         with pytest.raises(ValueError, match="a writer takes at most 64 bytes, got 65"):
@@ -55,7 +56,20 @@ def test_more_than_a_few_bytes_are_an_error(name: str) -> None:
 
 
 @every_server
-def test_no_response_is_ended_from_outside(name: str) -> None:
+def test_there_is_room_for_what_is_joined(name: str) -> None:
+    application = Silent()
+    with SERVERS[name](application) as address, request_to(address, application) as client:
+        writer, block = writer_of(application), b"data: %s\n\n" % bytes(MOST_JOINED - 8)
+        assert writer.room() == MOST_JOINED
+        assert writer.write(block, MOST_JOINED)
+        with pytest.raises(ValueError, match="a writer takes at most 4096 bytes, got 4097"):
+            writer.write(bytes(MOST_JOINED + 1), MOST_JOINED)
+        application.go_on.set()
+        assert client.getresponse().read() == block + b"data: 1\n\n"
+
+
+@every_server
+def test_no_response_can_be_ended_by_another_thread(name: str) -> None:
     application = Silent()
     with SERVERS[name](application) as address, request_to(address, application):
         assert not writer_of(application).end(b"retry: 1\n\n")
@@ -84,7 +98,7 @@ def test_a_response_to_head_has_no_writer(name: str) -> None:
 
 
 @every_server
-def test_a_write_of_anothers_is_not_called(name: str) -> None:
+def test_a_replaced_write_gives_no_writer(name: str) -> None:
     application = Silent()
     with SERVERS[name](application) as address, request_to(address, application):
         assert application.server.writer(lambda _: None) is None
@@ -93,7 +107,7 @@ def test_a_write_of_anothers_is_not_called(name: str) -> None:
 
 
 @every_server
-def test_a_client_that_leaves_is_seen_and_not_written_to(name: str) -> None:
+def test_a_disconnect_is_seen_while_the_application_is_silent(name: str) -> None:
     application = Silent()
     with SERVERS[name](application) as address, request_to(address, application) as client:
         connection = application.connection
@@ -104,7 +118,7 @@ def test_a_client_that_leaves_is_seen_and_not_written_to(name: str) -> None:
 
 
 @every_server
-def test_a_client_that_does_not_read_makes_nobody_wait(name: str) -> None:
+def test_a_client_that_does_not_read_makes_no_write_wait(name: str) -> None:
     application = Silent()
     with SERVERS[name](application) as address, request_to(address, application) as client:
         assert application.connection is not None
@@ -114,7 +128,7 @@ def test_a_client_that_does_not_read_makes_nobody_wait(name: str) -> None:
         client.close()
 
 
-# -- what stands between
+# -- layers outside
 
 
 def passing_on(application: WSGIApplication, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -133,7 +147,7 @@ def upper_casing(application: WSGIApplication, environ: WSGIEnvironment, start_r
     [(None, True, True), (passing_on, False, True), (upper_casing, False, False)],
     ids=["no layer", "a layer that passes the blocks on", "a layer that changes them"],
 )
-def test_the_servers_frame_shows_what_it_iterates(
+def test_the_servers_frame_shows_whether_a_layer_changes_the_blocks(
     name: str, layer: Callable[..., Any] | None, is_iterated_itself: bool, block_was_sent: bool
 ) -> None:
     application = Silent()

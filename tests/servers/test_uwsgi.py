@@ -1,4 +1,4 @@
-"""uWSGI: a descriptor that may only be written to while it is the request's, and a body that leaves as it is."""
+"""uWSGI: when its descriptor may be written to, and for which options the body is sent unchanged."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ def pair() -> Iterator[Pair]:
 
 @pytest.fixture
 def start(monkeypatch: pytest.MonkeyPatch) -> Start:
-    """Have been started by uWSGI with these options."""
+    """Act as if uWSGI had started the process with these options."""
 
     def start_with(**options: object) -> None:
         given = {name.replace("_", "-"): value for name, value in options.items()}
@@ -48,7 +48,7 @@ def environ_over(connection: socket.socket, **more: str) -> WSGIEnvironment:
 
 
 def uwsgi_write(_: bytes) -> None:
-    """Stand for what uWSGI's ``start_response`` returns."""
+    """Stand for the function that uWSGI's ``start_response`` returns."""
 
 
 def writer_over(connection: socket.socket, **more: str) -> Writer | None:
@@ -63,10 +63,11 @@ def test_a_heartbeat_is_written_to_the_descriptor(pair: Pair) -> None:
     assert pair[1].recv(99) == b":\n"
     assert not writer.is_delimited
     assert not writer.end(b"retry: 1\n\n")
+    assert writer.room() == 0  # since map(bytes.upper, stream) is not seen
 
 
 @pytest.mark.usefixtures("start")
-def test_a_client_that_takes_nothing_gets_nothing(pair: Pair) -> None:
+def test_nothing_is_written_to_a_client_that_does_not_read(pair: Pair) -> None:
     writer = writer_over(pair[0])
     assert writer is not None
     with pytest.raises(BlockingIOError):
@@ -78,7 +79,7 @@ def test_a_client_that_takes_nothing_gets_nothing(pair: Pair) -> None:
 
 
 @pytest.mark.usefixtures("start")
-def test_a_number_that_has_become_another_clients_is_not_written_to(pair: Pair) -> None:
+def test_a_descriptor_that_belongs_to_another_client_is_not_written_to(pair: Pair) -> None:
     server, _ = pair
     writer, connection, number = writer_over(server), Uwsgi(environ_over(server)).connection(), server.fileno()
     assert writer is not None
@@ -95,7 +96,7 @@ def test_a_number_that_has_become_another_clients_is_not_written_to(pair: Pair) 
 
 
 @pytest.mark.usefixtures("start")
-def test_a_client_that_leaves_is_seen(pair: Pair) -> None:
+def test_a_disconnect_is_seen(pair: Pair) -> None:
     connection = Uwsgi(environ_over(pair[0])).connection()
     assert connection is not None
     pair[1].close()
@@ -114,7 +115,7 @@ def test_a_client_that_leaves_is_seen(pair: Pair) -> None:
     ],
     ids=lambda options: " ".join(options),
 )
-def test_a_body_that_does_not_leave_as_it_is_has_no_writer(options: dict[str, bytes], start: Start, pair: Pair) -> None:
+def test_a_body_that_uwsgi_changes_has_no_writer(options: dict[str, bytes], start: Start, pair: Pair) -> None:
     start(**options)
     assert writer_over(pair[0]) is None
 
@@ -129,19 +130,19 @@ def test_a_body_that_does_not_leave_as_it_is_has_no_writer(options: dict[str, by
     ],
     ids=lambda options: " ".join(options),
 )
-def test_a_body_that_leaves_as_it_is_has_a_writer(options: dict[str, object], start: Start, pair: Pair) -> None:
+def test_a_body_that_uwsgi_sends_unchanged_has_a_writer(options: dict[str, object], start: Start, pair: Pair) -> None:
     start(**options)
     assert writer_over(pair[0]) is not None
 
 
 @pytest.mark.usefixtures("start")
-def test_a_response_to_head_and_a_write_of_anothers_have_no_writer(pair: Pair) -> None:
+def test_a_response_to_head_and_a_replaced_write_have_no_writer(pair: Pair) -> None:
     assert writer_over(pair[0], REQUEST_METHOD="HEAD") is None
     assert Uwsgi(environ_over(pair[0])).writer(lambda _: None) is None
 
 
 @pytest.mark.parametrize(("options", "threads"), [({}, None), ({"threads": b"1"}, None), ({"threads": b"4"}, 4)])
-def test_the_number_of_threads_is_what_it_was_told(options: dict[str, bytes], threads: int | None, start: Start) -> None:
+def test_the_number_of_threads_is_that_of_its_option(options: dict[str, bytes], threads: int | None, start: Start) -> None:
     start(**options)
     assert Uwsgi({}).threads() == threads
 
@@ -155,6 +156,6 @@ def test_an_input_without_a_descriptor_shows_no_connection(found: object) -> Non
     assert server.writer(uwsgi_write) is None
 
 
-def test_the_headers_have_to_leave_first_and_c_calls_us() -> None:
+def test_its_writer_cannot_send_the_headers_and_it_iterates_in_c() -> None:
     assert (Uwsgi.can_open, Uwsgi.iterates_in_c) == (False, True)
     assert (Server.can_open, Server.iterates_in_c) == (True, False)

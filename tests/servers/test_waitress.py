@@ -1,4 +1,4 @@
-"""waitress: what it holds for a client, its stop, and one thread more of its own."""
+"""waitress: its unsent bytes, its stop, and stand-ins among its threads."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def dispatcher() -> Iterator[Dispatcher]:
 
 
 class Task:
-    """A request that keeps a thread until it is told to go on."""
+    """A request that keeps a thread until `go_on`."""
 
     def __init__(self) -> None:
         self.is_running, self.go_on = threading.Event(), threading.Event()
@@ -74,7 +74,7 @@ def keep_all_threads(dispatcher: Dispatcher) -> list[Task]:
 
 
 def has_run(task: Task) -> bool:
-    """Tell whether *task* is run soon, and let it end."""
+    """Return whether *task* runs before the deadline, and let it end."""
     found = task.is_running.wait(DEADLINE)
     task.go_on.set()
     return found
@@ -98,12 +98,13 @@ def lend(pool: Pool) -> Callable[[], None]:
     return found[0]
 
 
-def test_nothing_is_written_behind_bytes_that_waitress_holds() -> None:
+def test_nothing_is_written_while_waitress_has_unsent_bytes() -> None:
     application = Silent()
     with serve_with_waitress(application) as address, request_to(address, application):
         channel = application.server.environ["waitress.client_disconnected"].__self__
         channel.total_outbufs_len = 1
         assert not writer_of(application).write(b":\n")
+        assert not writer_of(application).room()
         channel.total_outbufs_len = 0
         assert writer_of(application).write(b":\n")
 
@@ -116,6 +117,7 @@ def test_nothing_is_written_to_a_connection_that_waitress_closes(flag: dict[str,
         before = {name: getattr(channel, name) for name in flag}
         vars(channel).update(flag)
         assert not writer_of(application).write(b":\n")
+        assert not writer_of(application).room()
         vars(channel).update(before)
 
 
@@ -141,7 +143,7 @@ def test_a_stand_in_answers_while_all_threads_are_kept(dispatcher: Dispatcher) -
         task.go_on.set()
 
 
-def test_a_stand_in_answers_what_came_before_it(dispatcher: Dispatcher) -> None:
+def test_a_stand_in_answers_a_request_that_came_before_it(dispatcher: Dispatcher) -> None:
     kept, waiting = keep_all_threads(dispatcher), Task()
     dispatcher.add_task(waiting)
     lend(pool_of(dispatcher))
@@ -155,11 +157,11 @@ def test_the_counts_are_as_before_once_a_stand_in_is_taken_back(dispatcher: Disp
     take_back = lend(pool_of(dispatcher))
     assert is_soon(lambda: counts(dispatcher) == (3, 0, 0))
     take_back()
-    take_back()  # twice is once
+    take_back()  # the second call does nothing
     assert is_soon(lambda: counts(dispatcher) == (2, 0, 0))
 
 
-def test_a_stand_in_that_is_taken_back_ends_with_the_first_thread_that_is_free(dispatcher: Dispatcher) -> None:
+def test_when_a_stand_in_is_taken_back_the_first_free_thread_ends(dispatcher: Dispatcher) -> None:
     take_back, tasks = lend(pool_of(dispatcher)), [*keep_all_threads(dispatcher), Task()]
     dispatcher.add_task(tasks[2])
     assert tasks[2].is_running.wait(DEADLINE)
@@ -172,7 +174,7 @@ def test_a_stand_in_that_is_taken_back_ends_with_the_first_thread_that_is_free(d
         task.go_on.set()
 
 
-def test_a_server_that_stops_shows_it_and_is_lent_nothing(dispatcher: Dispatcher) -> None:
+def test_a_server_that_stops_shows_it_and_gets_no_stand_in(dispatcher: Dispatcher) -> None:
     kept, take_back, sign = keep_all_threads(dispatcher), lend(pool_of(dispatcher)), sign_of(dispatcher)
     assert not sign.is_stopping()
     dispatcher.set_thread_count(0)
@@ -193,24 +195,26 @@ def test_a_lower_number_of_threads_is_no_stop(dispatcher: Dispatcher) -> None:
         task.go_on.set()
 
 
-def test_nothing_is_lent_while_the_dispatcher_is_busy_with_itself(dispatcher: Dispatcher) -> None:
+def test_there_is_no_stand_in_while_the_dispatcher_holds_its_lock(dispatcher: Dispatcher) -> None:
     pool = pool_of(dispatcher)
     with dispatcher.lock:
         assert pool.lend(Watcher().start) is None
 
 
-def test_streams_have_nearly_the_five_seconds_that_waitress_waits(dispatcher: Dispatcher) -> None:
+def test_streams_end_a_second_before_waitress_stops_waiting(dispatcher: Dispatcher) -> None:
     sign = sign_of(dispatcher)
-    sign.tell_alive()
+    sign.report_alive()
     assert [sign.seconds_left(seconds) for seconds in (0.0, 1.5, 9.0)] == [4.0, 2.5, 0.0]
 
 
-def test_the_number_of_threads_is_what_it_was_told(dispatcher: Dispatcher) -> None:
+def test_the_number_of_threads_is_that_of_its_option(dispatcher: Dispatcher) -> None:
     server = Waitress(environ_for(dispatcher))
     assert (server.threads(), pool_of(dispatcher).threads) == (2, 2)
 
 
-@pytest.mark.parametrize("found", [None, object(), list[int]().append], ids=["nothing", "an object", "a method of anothers"])
+@pytest.mark.parametrize(
+    "found", [None, object(), list[int]().append], ids=["nothing", "an object", "a method of another object"]
+)
 def test_an_environ_that_leads_nowhere_shows_nothing(found: object) -> None:
     server = Waitress({"waitress.client_disconnected": found})
     shown = server.connection(), server.writer(None), server.stop_sign(), server.pool(), server.threads()
