@@ -1,0 +1,1 @@
+"""The commands that watch a stream from outside: `doctor` and `lint`."""
