@@ -4,6 +4,7 @@
 >>> app = SSEMiddleware(app)
 """
 
+from .compression import Compress
 from .event_stream import Event
 from .handle import Stream
 from .memory import MemoryGovernor
@@ -14,7 +15,10 @@ from .request import accepts_event_stream
 from .stats import Stats
 from .wrapping import wrap
 
+__version__ = "0.2.0"
+
 __all__ = [
-    "Event", "Fold", "Fragment", "FragmentJoiner", "MemoryGovernor", "SSEMiddleware", "Stats", "Stream", "accepts_event_stream",
-    "read_events", "wrap",
+    "Compress", "Event", "Fold", "Fragment", "FragmentJoiner", "MemoryGovernor", "SSEMiddleware", "Stats", "Stream",
+    "__version__",
+    "accepts_event_stream", "read_events", "wrap",
 ]  # fmt: skip

@@ -1,4 +1,7 @@
-"""The command line: `demo` shows bare and wrapped event streams in a browser, `client-js` prints the reader of fragments."""
+"""The command line: `doctor` says what is wrong with a stream, `lint` which mistakes are in its bytes.
+
+`demo` shows bare and wrapped event streams in a browser, `client-js` prints the reader of fragments.
+"""
 
 from __future__ import annotations
 
@@ -11,19 +14,24 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from .commands import doctor, lint
+
 CLIENT = Path(__file__).parent / "oversized" / "client.js"
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    """Run the command that the arguments name; a refusal exits with 1 and one line on stderr."""
+def main(arguments: Sequence[str] | None = None) -> int | None:
+    """Run the command that the arguments name, and return its exit status. `demo` exits with 1 and one line on stderr."""
     options = command_line().parse_args(arguments)
-    options.run(options)
+    status: int | None = options.run(options)
+    return status
 
 
 def command_line() -> argparse.ArgumentParser:
     """Describe the commands; each sets `run` to the function that takes its options."""
-    parser = argparse.ArgumentParser(prog="python -m ssemiddleware", description="Server-Sent Events that work under WSGI.")
+    parser = argparse.ArgumentParser(prog="ssemiddleware", description="Server-Sent Events that work under WSGI.")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
+    doctor.add_to(commands.add_parser("doctor", help="watch an event stream, and say what is wrong with it and what cures it"))
+    lint.add_to(commands.add_parser("lint", help="print the mistakes in the bytes of an event stream"))
     demo = commands.add_parser("demo", help="serve a page that shows bare and wrapped event streams side by side")
     demo.add_argument("--host", default="127.0.0.1", help="address to listen on (default: %(default)s)")
     demo.add_argument("--port", default=8000, type=port_number, help="port to listen on (default: %(default)s)")
@@ -46,7 +54,7 @@ def print_client(_options: argparse.Namespace) -> None:
 
 
 def serve_demo(options: argparse.Namespace) -> None:
-    """Become the demo's server; returns only by exiting, and Ctrl-C stops it."""
+    """Replace this process by the demo's server, which Ctrl-C stops. Returns only by an exit."""
     require_demo_extra()
     require_free_port(options.host, options.port)
     print(welcome(options.host, options.port), flush=True)
@@ -75,7 +83,7 @@ def require_free_port(host: str, port: int) -> None:
 def welcome(host: str, port: int) -> str:
     """Return what to open and what to type in another terminal."""
     origin = f"http://{address(reachable(host), port)}"
-    curl = "curl -N -H 'Accept: text/event-stream'"
+    curl = "curl -N -H 'Accept: text/event-stream' -H 'Cache-Control: no-cache'"  # as an EventSource asks
     return (
         f"The demo is at {origin}/ (Ctrl-C stops it). In another terminal:\n"
         f"  {curl} {origin}/bare/ticker\n"
@@ -101,4 +109,4 @@ def server_command(host: str, port: int) -> list[str]:
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -1,4 +1,4 @@
-r"""`SSEMiddleware` wraps a WSGI application (PEP 3333) and takes care of its event streams.
+r"""`SSEMiddleware`, which wraps a WSGI application (PEP 3333), and takes care of its event streams.
 
 >>> def application(environ, start_response):
 ...     start_response("200 OK", [("Content-Type", "text/event-stream")])
@@ -7,96 +7,98 @@ r"""`SSEMiddleware` wraps a WSGI application (PEP 3333) and takes care of its ev
 SSEMiddleware(<function application at ...>, heartbeat=20)
 
 The application is called, iterated and closed on the server's thread, exactly as without the middleware. A response that is
-no event stream is returned as the very same object. Beside the streams runs one thread a process, the watcher.
+no event stream is returned as the same object. One thread in each process, the watcher, serves all streams.
 """
 
 from __future__ import annotations
 
 import functools
-import logging
-import math
-import os
 import time
-from collections.abc import Callable, Hashable, Iterable, Sequence
-from typing import TYPE_CHECKING, NoReturn
+from collections.abc import Callable, Iterable, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from .admission import Admission
-from .care import Care
-from .ending import RAISED, REFUSED, Round
-from .handle import Stream, run_all
+from .canary import canary as canary_stream
+from .compression import Compress
+from .ending import RAISED
+from .handle import Stream
+from .joining import JoiningStream
 from .memory import MemoryGovernor
 from .options import Options, StreamsPer, check, is_seconds_to_wait
 from .oversized import Fold, Fragment
-from .oversized.steps import OversizedSteps
-from .refusing import RETRY, Refusals
-from .request import Request, accepts_event_stream
-from .response import Headers, amend, has_body, is_encoded
-from .servers import find_server, stop_worker
-from .service import Service
-from .source import Sources
+from .request import Request, accepts_event_stream, last_event_id_in_query
+from .servers import stop_worker
 from .start import Start
-from .starting_line import starting_lines
-from .stats import MAX_STREAMS_PER, MEMORY, Stats
+from .stats import Stats
 from .stream import EventStream
-from .watcher import watcher
-from .wire import Wire
+from .streams import Streams
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
 
-    from .servers.server import Server, StartThread
-
-
-_log = logging.getLogger("ssemiddleware")
 
 STREAM = "ssemiddleware.stream"  # the key of the `Stream` in environ
-_MOST_LOGGED = 100  # subjects of which a line is logged: clients choose the paths
-_LOOK_EVERY = 0.01  # seconds, while a drain waits
-_REFUSED_FOR = 3000  # milliseconds, where the reconnection time is left to the browser
+_LOOK_EVERY = 0.01  # seconds between two looks while `drain` waits
 
 
 class SSEMiddleware:
-    """A WSGI application around *application* whose event streams arrive at once, stay alive and end in good order.
+    """A WSGI application around *application* whose event streams arrive at once, stay open and end cleanly.
 
-    *announced*: a callable that takes the environ and returns whether the request asks for an event stream. By default
-    ``Accept`` must name ``text/event-stream``; name a fetch()-based client by its path, say. Only such streams get heartbeats.
+    *announced*: a callable that takes the environ and returns whether the request asks for an event stream. Only such streams
+    get heartbeats. By default ``Accept`` must name ``text/event-stream``. Name a client that uses ``fetch()`` by its path.
 
-    *heartbeat*: seconds of silence after which a stream gets a comment; None turns heartbeats and the opening comment off.
+    *heartbeat*: seconds of silence before a comment is sent, a sixteenth later at most. None turns heartbeats and the opening
+    comment off.
 
-    *max_block*: bytes of the largest block that the server gets, 16 or more. *memory*: the `MemoryGovernor` that slows streams
-    down when memory is low, and refuses them when it is critical; None for neither.
+    *max_block*: bytes of the largest block that the server gets, 16 or more. A larger one is cut, between events if possible.
 
-    *max_streams*: how many streams may be open in this process. None: three quarters of the server's threads where their number
-    is known (gunicorn's gthread, waitress, a2wsgi, cheroot, mod_wsgi, uWSGI with ``--threads``), so that ordinary requests
-    always find one; no limit elsewhere. One more is refused: an EventSource reconnects by itself, others get 503 and
-    Retry-After.
-    *max_streams_per*: a number, and a callable that takes the environ and returns a key, a client's address or a user's number,
-    say: so many streams may be open for one key in this process. None as the key: it is not limited.
-    *on_refused*: a WSGI application that answers such a request instead; ``environ["ssemiddleware.retry"]`` has the
-    milliseconds for which the client should wait. An EventSource does not reconnect after any status but 200.
+    *memory*: the `MemoryGovernor` that slows streams of large events down when memory is low. None turns it off.
 
-    *oversized*: what is done to events that are too large for their readers: `Fold(...)`, `Fragment(...)` or a list of both;
-    None leaves every byte as it is, and logs the first line that is too long for some readers.
+    *max_streams*: how many streams may be open in one process. None means three quarters of the server's threads, so that
+    ordinary requests always find a free one, and no limit where the server has no fixed number of threads.
 
-    *send_deadline*: close a stream whose client has read nothing for this many seconds; None for never. *lease*: end an
-    EventSource's stream after this many seconds, 10 % more or less; it reconnects by itself. None for never. *retry*:
-    milliseconds that an EventSource waits before it reconnects to a stream that we ended, from three quarters to one and a half
-    of it; None leaves it to the browser (3 or 5 s for all of them at once).
+    *max_streams_per*: a number and a callable that takes the environ and returns a key, such as a client's address or a user's
+    name. At most that many streams may be open for one key in one process. A request whose key is None has no such limit.
+
+    *on_refused*: a WSGI application that answers a refused request in place of our answer. It finds the milliseconds for which
+    the client should wait in ``environ["ssemiddleware.retry"]``. An EventSource does not reconnect after any status but 200.
+
+    *oversized*: what is done to events that are too large for their readers: `Fold()`, `Fragment()` or a list of both. None
+    leaves every byte as it is, and logs the first line that is too long for some readers.
+
+    *send_deadline*: close a stream whose client has read nothing for this many seconds. None means never.
+
+    *lease*: end an EventSource's stream after this many seconds, 10 % more or less. It reconnects by itself. None means never.
+
+    *retry*: milliseconds after which an EventSource reconnects to a stream that we ended, from 0.75 to 1.5 times that. They are
+    sent at the stream's end, and in place of the opening comment. None leaves the time to the browser: 3 or 5 seconds, the same
+    for all clients.
+
+    *last_event_id_parameter*: the name of a query parameter that is read where the ``Last-Event-ID`` header is missing:
+    ``"lastEventId"`` for polyfills. None means that only the header is read.
+
+    *on_open*: a callable that takes the environ. It is called once for each stream, on the server's thread, when the response
+    starts and before the first event. What it raises is logged once, and the stream goes on.
+
+    *lint*: for development: log mistakes in the bytes of event streams, each kind of mistake once for each path. No byte is
+    changed.
+
+    *canary*: a path at which the middleware itself answers: an endless stream with the time and a number once a second.
+    ``python -m ssemiddleware doctor`` measures delay, loss and cadence by it. None means that there is no such path.
+
+    *compress*: ``Compress()`` compresses the streams of clients that accept gzip or zstd, and flushes each event at its end.
+    None sends them uncompressed.
+
+    *join*: seconds for which an event may wait to be sent together with those that follow it at once. For thousands of small
+    events a second to one announced client. An event waits longer while the application keeps the interpreter (the GIL) or
+    gevent's hub busy. None sends each event when it comes.
 
     Immutable, and shared by all threads. Raises `ValueError` or `TypeError` for an option that it does not know or cannot use.
     """
 
-    __slots__ = ("_admission", "_drained", "_limits", "_logged", "_oversized", "_refusals", "_rounds", "_sources", "options")
+    __slots__ = ("_streams", "options")
 
     options: Options
-    _admission: Admission
-    _drained: list[bool]  # not empty once the process is said to stop; an Event would take a lock in a signal handler
-    _limits: dict[int, int | None]  # how many streams may be open, by process
-    _logged: set[str]  # the subjects of which a line has been logged
-    _oversized: OversizedSteps
-    _refusals: Refusals
-    _rounds: dict[int, Round]  # by process
-    _sources: Sources
+    _streams: Streams
 
     def __init__(
         self,
@@ -106,13 +108,19 @@ class SSEMiddleware:
         heartbeat: float | None = 15.0,  # the standard suggests about 15; HAProxy gives up at 50, nginx and AWS at 60
         max_block: int = 131072,  # see benchmarks/block_size.py
         memory: MemoryGovernor | None = MemoryGovernor(),  # noqa: B008  (one for all: reads nothing before it is used)
-        max_streams: int | None = None,  # so that a handful of tabs does not take the whole site down
+        max_streams: int | None = None,  # a few open tabs must not stop the whole site
         max_streams_per: StreamsPer | None = None,  # six is what browsers open over HTTP/1 for one site
         on_refused: WSGIApplication | None = None,
         oversized: Fold | Fragment | Sequence[Fold | Fragment] | None = None,  # the bytes are the application's
         send_deadline: float | None = 60.0,  # as long as nginx gives a client between two reads
         lease: float | None = None,  # a connection may stay for as long as its client does
-        retry: int | None = 3000,  # what Chromium and WebKit do by themselves, but for the jitter
+        retry: int | None = 3000,  # as Chromium and WebKit do by themselves, but with jitter
+        last_event_id_parameter: str | None = None,  # what it means in a query is the application's choice
+        on_open: Callable[[WSGIEnvironment], object] | None = None,
+        lint: bool = False,  # it reads every byte
+        canary: str | None = None,  # a stream more that anybody may open
+        compress: Compress | None = None,  # it costs memory and time, and secrets need care (BREACH)
+        join: float | None = None,  # an event must not wait, unless the application is known to go on
         **unknown: NoReturn,
     ) -> None:
         if unknown:
@@ -121,212 +129,87 @@ class SSEMiddleware:
         options = Options(
             application=application, announced=announced, heartbeat=heartbeat, max_block=max_block, memory=memory,
             max_streams=max_streams, max_streams_per=max_streams_per, on_refused=on_refused, oversized=oversized,
-            send_deadline=send_deadline, lease=lease, retry=retry,
+            send_deadline=send_deadline, lease=lease, retry=retry, last_event_id_parameter=last_event_id_parameter,
+            on_open=on_open, lint=lint, canary=canary, compress=compress, join=join,
         )  # fmt: skip
-        admission = Admission(
-            limit=self._limit,
-            per_key=max_streams_per and max_streams_per[0],
-            counts_all=max_streams is None,
-            retry=_REFUSED_FOR if retry is None else retry,
-            memory=memory,
-        )
-        admission.expect(max_streams)
-        slots: dict[str, object] = {
-            "options": options,
-            "_admission": admission,
-            "_drained": [],
-            "_limits": {},
-            "_logged": set(),
-            "_oversized": OversizedSteps(options.reshapes, self._log_once),
-            "_refusals": Refusals(),
-            "_rounds": {},
-            "_sources": Sources(),
-        }
-        for name, value in slots.items():
-            object.__setattr__(self, name, value)
+        object.__setattr__(self, "options", options)
+        object.__setattr__(self, "_streams", Streams(options))
 
     def __setattr__(self, name: str, value: object) -> None:
         raise AttributeError(f"SSEMiddleware is immutable: {name} cannot be set")
 
     def __repr__(self) -> str:
-        given = {name: getattr(self.options, name) for name in _DEFAULTS}
-        changed = [f", {name}={value!r}" for name, value in given.items() if value is not _DEFAULTS[name]]
+        changed = [f", {name}={value!r}" for name, value in self._changed().items()]
         return f"SSEMiddleware({self.options.application!r}{''.join(changed)})"
+
+    def __reduce__(self) -> tuple[Callable[[WSGIApplication], SSEMiddleware], tuple[WSGIApplication]]:
+        """Copy or pickle the application and the options: another process, or a copy, has streams of its own."""
+        return functools.partial(SSEMiddleware, **self._changed()), (self.options.application,)
+
+    def _changed(self) -> dict[str, Any]:
+        given = {name: getattr(self.options, name) for name in _DEFAULTS}
+        return {name: value for name, value in given.items() if value is not _DEFAULTS[name]}
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer one request; called by the server, on its thread."""
+        options, streams = self.options, self._streams
+        application = options.application
         outer = environ.get(STREAM)
-        if outer is not None and not outer.is_answered:  # wrapped twice: the outer one does it all
-            return self.options.application(environ, start_response)
-        request = Request(environ, self.options.announced)
-        handle = environ[STREAM] = Stream(environ.get("HTTP_LAST_EVENT_ID", ""), request.path, self._sources)
-        service = None
-        if request.takes_only_event_stream:
-            service = self.maybe_begin(request, handle, may_refuse=True)
-            if service is None:
-                return self.refuse(request, handle, start_response)
-            # A compressing layer, inside or outside, would hold events back until it has enough of them.
-            environ.pop("HTTP_ACCEPT_ENCODING", None)
-        start = Start(self, request, handle, start_response, service)
+        if outer is not None and not outer.is_answered and outer.reason is None:  # wrapped twice: the outer one does all
+            return application(environ, start_response)
+        if options.canary is not None and options.canary == environ.get("PATH_INFO"):
+            application = canary_stream
+        request = Request(environ, options.announced)
+        last_event_id = environ.get("HTTP_LAST_EVENT_ID", "")
+        if not last_event_id and options.last_event_id_parameter is not None:
+            last_event_id = last_event_id_in_query(environ, options.last_event_id_parameter)
+        handle = environ[STREAM] = Stream(last_event_id, request.path, streams.sources)
+        start = Start(streams, request, handle, start_response)
         try:
-            iterable = self.options.application(environ, start)
-            handle.is_answered = True
+            if request.takes_only_event_stream:
+                start.service = streams.maybe_begin(request, handle, may_refuse=True)
+                if start.service is None:
+                    return streams.refuse(request, handle, start_response)
+                # A layer that compresses, inside or outside, would hold events back until it has enough of them.
+                environ.pop("HTTP_ACCEPT_ENCODING", None)
+            iterable = application(environ, start)
+            handle.is_answered = start.is_started or start.is_refused  # otherwise it may still ask another middleware
             if start.is_refused:
                 return start.refuse_instead_of(iterable)
-            return iterable if start.is_another else EventStream(iterable, start)
+            if start.is_another:
+                start.is_left_alone = True
+                return iterable
+            if options.join is None:
+                return EventStream(iterable, start)
+            return JoiningStream(iterable, start, options.join, streams.expect)
         except BaseException:
-            handle.is_answered = True  # the same environ may come again: some layers ask again what has raised
+            handle.is_answered = True  # some layers call an application that has raised once more, with the same environ
             start.finish(RAISED)
             raise
 
     def stats(self) -> Stats:
-        """Return what the streams of this process carry and have carried, as numbers. Callable from any thread."""
-        return self._admission.stats(sources_left=len(self._sources.left))
+        """Return numbers about the streams of this process, open and ended. Callable from any thread."""
+        return self._streams.stats()
 
     def drain(self, wait: float | None = None) -> bool:
-        """End all streams of this process, and those to come: whole events, a ``retry:`` for an EventSource, a clean end.
+        """End all streams of this process, because it stops. There is no way back.
 
-        Return whether the last bytes of all of them have been handed to the kernel. *wait*: seconds to wait for that, None for
-        none. Answers to other clients may be finite, so they run to their own end, or to the server's.
+        An EventSource's stream ends after a whole event, with a ``retry:`` and a clean end; a new one ends at once. The answer
+        to any other client runs to its own end, or until the server stops.
 
-        For a server that lets its application know before it stops; `docs/servers.md` has the recipes, and under gunicorn
-        nothing needs to be called. Callable from any thread; without *wait* from a signal handler too. A thread that serves a
-        stream must not wait: that stream would wait for it. There is no way back: it is meant for a process that stops.
+        Return whether the last bytes of all streams have been handed to the kernel. *wait*: seconds to wait for that; None
+        means not to wait.
+
+        Under gunicorn nothing needs to be called. For other servers ``docs/servers.md`` has recipes. Callable from any thread,
+        and without *wait* from a signal handler. Do not wait on a thread that serves a stream: that stream could not end.
         """
         check("wait", wait, is_seconds_to_wait, "a number of seconds from 0, or None")
-        self._drained.append(True)
+        self._streams.drain()
         stop_worker()
         deadline = time.monotonic() + (wait or 0)
-        while not (is_over := self._is_drained()) and time.monotonic() < deadline:
+        while not (is_over := self._streams.are_drained) and time.monotonic() < deadline:
             time.sleep(_LOOK_EVERY)
         return is_over
-
-    def _is_drained(self) -> bool:
-        """Tell whether no stream is open, and nothing is left to be sent of any."""
-        if self._admission.open:
-            return False
-        process = os.getpid()
-        of_process = self._rounds.get(process)
-        if of_process is None:
-            return True
-        return not watcher(process).has_streams(of_process) and of_process.have_last_bytes_left
-
-    # -- what a `Start` asks
-
-    def maybe_begin(self, request: Request, handle: Stream, *, may_refuse: bool) -> Service | None:
-        """Return the service of a new stream, None if it is refused; with *may_refuse* False it is not."""
-        server = find_server(request.environ)
-        round_of_process = self._round(server)
-        key = None if self.options.max_streams_per is None else self._key(request.environ, self.options.max_streams_per)
-        place = self._admission.maybe_admit(handle, is_announced=request.is_announced, always=not may_refuse, key=key)
-        if place is None:
-            return None
-        watching = watcher(round_of_process.process)
-        try:
-            service = Service(
-                request, handle, place,
-                options=self.options, admission=self._admission, round=round_of_process, server=server, over=watching.forget,
-            )  # fmt: skip
-            if not watching.add(service, self._care):
-                round_of_process.looked_at = math.inf  # nobody waits for a watcher that never comes
-        except BaseException:
-            place.forget()
-            raise
-        return service
-
-    def amend(self, service: Service, request: Request, status: str, headers: Headers) -> Headers:
-        """Return an event stream's headers as they should leave, and give the service its wire."""
-        self._refusals.see_headers(request, headers)
-        amended, dropped = amend(headers)
-        if dropped:
-            self._log_once(
-                ", ".join(sorted(dropped)).lower(),
-                f"dropped {', '.join(dropped)} from an event stream: hop-by-hop headers belong to the server (PEP 3333; "
-                "some answer 500 to them), and a length or ETag is wrong for a stream that comments are added to",
-            )
-        is_opaque = is_encoded(headers) or not has_body(status)
-        service.wire = Wire(
-            max_block=self.options.max_block,
-            oversized=None if is_opaque else self._oversized.maybe_events(request),
-            watch=None if is_opaque or not self._oversized.must_watch else self._oversized.watch,
-            path=service.handle.path,
-            is_opaque=is_opaque,
-            carried=service.place.carried,
-        )
-        return amended
-
-    def refuse(self, request: Request, handle: Stream, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer in place of a stream that gets no place."""
-        run_all(handle.finish(REFUSED))
-        self._log_once(
-            f"refused by {handle.refused_by}",
-            f"refused {request.path!r}: {self._why(handle.refused_by)}; further refusals are counted in stats().refused_by",
-        )
-        retry = request.environ[RETRY] = self._admission.next_retry()
-        if self.options.on_refused is None:
-            return self._refusals.answer(request, start_response, retry)
-        return self.options.on_refused(request.environ, start_response)
-
-    def _why(self, refused_by: str) -> str:
-        if refused_by == MEMORY:
-            return "memory is critical"
-        if refused_by == MAX_STREAMS_PER:
-            return f"{(self.options.max_streams_per or (0,))[0]} event streams are open for one key (max_streams_per)"
-        return f"{self._admission.open} event streams are open (max_streams)"
-
-    def _key(self, environ: WSGIEnvironment, per: StreamsPer) -> Hashable | None:
-        """Return what the streams of this request are limited by; None if that cannot be told."""
-        try:
-            key = per[1](environ)
-            hash(key)
-        except Exception as error:
-            line = "the callable of max_streams_per raised: its streams are not limited by a key"
-            self._log_once("max_streams_per", line, error)
-            return None
-        return key
-
-    # -- this process
-
-    def _round(self, server: Server) -> Round:
-        process = os.getpid()
-        round_of_process = self._rounds.get(process)
-        if round_of_process is not None:
-            return round_of_process
-        threads = server.threads()
-        self._limit_streams(threads)
-        drained: list[bool] = self._drained
-        made = Round(functools.partial(bool, drained), self._admission.relieve, lambda: Stream.ends_told)
-        round_of_process = self._rounds.setdefault(process, made)
-        if round_of_process is made:  # else another thread was faster
-            for level, line in starting_lines(server, threads=threads, limit=self._limit(), heartbeat=self.options.heartbeat):
-                _log.log(level, line)
-        return round_of_process
-
-    def _limit(self) -> int | None:
-        return self.options.max_streams or self._limits.get(os.getpid())
-
-    def _limit_streams(self, threads: int | None) -> None:
-        """Leave the last quarter of the server's threads, at least one, to requests that are no streams."""
-        if threads is None or self.options.max_streams is not None:
-            self._limits[os.getpid()] = None
-            return
-        limit = self._limits[os.getpid()] = max(1, threads - max(1, threads // 4))
-        self._admission.expect(limit)
-
-    def _care(self, service: Service, start: StartThread) -> Care:
-        return Care(service, self._log_kept, start)
-
-    def _log_kept(self, path: str) -> None:
-        self._log_once(
-            f"kept {path!r}",
-            f"{path!r} keeps a thread of the server although its client is gone: wait with stream.closed.wait(), wake the "
-            "application with stream.on_close(), or iterate what blocks through stream.each()",
-        )
-
-    def _log_once(self, subject: str, line: str, error: Exception | None = None) -> None:
-        if subject not in self._logged and len(self._logged) < _MOST_LOGGED:
-            self._logged.add(subject)
-            _log.log(logging.WARNING if error is None else logging.ERROR, line, exc_info=error)
 
 
 _DEFAULTS: dict[str, object] = SSEMiddleware.__init__.__kwdefaults__ or {}

@@ -1,4 +1,4 @@
-"""What each option of `SSEMiddleware` may be, and the error that a wrong one raises."""
+"""The options of `SSEMiddleware`: which values are allowed, and the error for any other."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING
 
+from .compression import Compress
 from .memory import MemoryGovernor
 from .oversized import Fold, Fragment
 
@@ -19,7 +20,7 @@ Oversized = Fold | Fragment | Sequence[Fold | Fragment]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Options:
-    """The options of one middleware, each as it was given. Raises `ValueError` for one that cannot be used."""
+    """The options of one middleware, each as it was given. Raises `ValueError` for a value that is not allowed."""
 
     application: WSGIApplication
     announced: Callable[[WSGIEnvironment], bool]
@@ -33,6 +34,12 @@ class Options:
     send_deadline: float | None
     lease: float | None
     retry: int | None
+    last_event_id_parameter: str | None
+    on_open: Callable[[WSGIEnvironment], object] | None
+    lint: bool
+    canary: str | None
+    compress: Compress | None
+    join: float | None
 
     def __post_init__(self) -> None:
         for field in fields(self):
@@ -41,7 +48,7 @@ class Options:
 
     @property
     def reshapes(self) -> tuple[Fold | Fragment, ...]:
-        """What is done to oversized events, in the order of the way."""
+        """What is done to oversized events, in the order in which it is done."""
         return _reshapes_of(self.oversized) or ()
 
 
@@ -52,7 +59,7 @@ def check(name: str, value: object, is_right: Callable[[object], bool], allowed:
 
 
 def _reshapes_of(oversized: object) -> tuple[Fold | Fragment, ...] | None:
-    """Return what the option asks for, in the order of the way; None if it cannot be used."""
+    """Return the steps that the option names, in the order in which they are done; None if it is not allowed."""
     given = () if oversized is None else tuple(oversized) if isinstance(oversized, (list, tuple)) else (oversized,)
     if not all(isinstance(reshape, (Fold, Fragment)) for reshape in given) or len(set(map(type, given))) < len(given):
         return None
@@ -81,7 +88,7 @@ def _or_none(is_right: Callable[[object], bool]) -> Callable[[object], bool]:
 
 
 _SECONDS_OR_NONE = _or_none(_is_positive), "a positive number of seconds or None"
-_RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option may be, and how that is said
+_RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # which values are allowed, in code and in words
     "application": (callable, "a WSGI application (a callable)"),
     "announced": (callable, "a callable that takes the environ"),
     "heartbeat": _SECONDS_OR_NONE,
@@ -100,4 +107,16 @@ _RULES: dict[str, tuple[Callable[[object], bool], str]] = {  # what an option ma
     "send_deadline": _SECONDS_OR_NONE,
     "lease": _SECONDS_OR_NONE,
     "retry": (_or_none(_is_whole(1)), "a positive whole number of milliseconds or None"),
+    "last_event_id_parameter": (
+        _or_none(lambda value: isinstance(value, str) and value != "" and value.isprintable()),
+        'the name of a query parameter, such as "lastEventId", or None',
+    ),
+    "on_open": (_or_none(callable), "a callable that takes the environ, or None"),
+    "canary": (
+        _or_none(lambda value: isinstance(value, str) and value.startswith("/")),
+        'a path, such as "/canary", or None',
+    ),
+    "lint": (lambda value: isinstance(value, bool), "True or False"),
+    "compress": (_or_none(lambda value: isinstance(value, Compress)), "Compress() or None"),
+    "join": _SECONDS_OR_NONE,
 }

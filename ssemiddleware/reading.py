@@ -1,4 +1,4 @@
-r"""An event stream as a client reads it: `read_events` iterates over blocks, `EventReader` is fed with them.
+r"""Read an event stream as a client does: `read_events` iterates over blocks, an `EventReader` is given them one by one.
 
 >>> [event.data for event in read_events([b"data: split any", b"where\r\n\r", b"\n"])]
 ['split anywhere']
@@ -8,23 +8,20 @@ A browser needs neither. Nothing here does I/O, starts a thread or reads a clock
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterable, Iterator
 from itertools import chain
 
-from .event_stream import BOM, Event, received_event
+from .event_stream import Event, LineReader, received_event
 from .oversized import FragmentJoiner
-
-_LINE_END = re.compile(rb"\r\n|\n|\r")
 
 
 def read_events(blocks: Iterable[bytes], *, join_fragments: bool = False) -> Iterator[Event]:
     """Yield the events of the event stream in *blocks*, cut anywhere, as WHATWG 9.2.5 and 9.2.6 say.
 
-    An event's ``event`` is its type, None for ``message``; its ``id`` is the last event ID when it came, so it may be an
-    earlier event's, and None as long as there is none; ``retry`` is what came with it. An event that is
-    unfinished at the stream's end is not yielded. Bytes that are no UTF-8 become U+FFFD. With *join_fragments*, the events of
-    type ``fragment`` that `ssemiddleware.Fragment` makes of an event are that event again.
+    An event's ``event`` is its type, None for ``message``. Its ``id`` is the last event ID of the stream at that point: it may
+    come from an earlier event, and is None before the first one. ``retry`` is what came with the event. An event that is
+    unfinished at the stream's end is not yielded. Bytes that are not UTF-8 become U+FFFD. With *join_fragments*, events of type
+    ``fragment`` that `ssemiddleware.Fragment` has made are joined to the event that they were.
     """
     reader = EventReader()
     events = chain.from_iterable(map(reader.feed, blocks))
@@ -32,17 +29,15 @@ def read_events(blocks: Iterable[bytes], *, join_fragments: bool = False) -> Ite
 
 
 class EventReader:
-    """Reads an event stream, and is fed block by block. Not for two threads.
+    """Reads an event stream that it is given block by block. Not for two threads.
 
-    Linear in the stream's length, whatever the blocks are.
+    Takes linear time, however the stream is cut into blocks.
     """
 
     def __init__(self) -> None:
         self.last_event_id = ""  # what a client sends as Last-Event-ID when it connects again
         self.retry: int | None = None  # the last reconnection time in milliseconds
-        self._line: list[bytes] = []  # the pieces of the unfinished line
-        self._skip_lf = False  # the last line end was a CR: a LF that follows belongs to it
-        self._at_start = True
+        self._lines = LineReader()
         self._clear()
 
     def _clear(self) -> None:
@@ -51,31 +46,18 @@ class EventReader:
         self._event_retry: int | None = None
         self._has_id = False
 
+    @property
+    def is_inside(self) -> bool:
+        """Whether a part of an event, or of a line, has come and not yet its end."""
+        return bool(self._data or self._type) or self._lines.is_inside
+
     def feed(self, block: bytes) -> Iterator[Event]:
         """Yield the events that *block* completes."""
-        for line in self._complete_lines(block):
+        for line in self._lines.feed(block):
             if not line:
                 yield from self._dispatch()
             elif not line.startswith(b":"):
                 self._take_field(line)
-
-    def _complete_lines(self, block: bytes) -> Iterator[bytes]:
-        if not block:
-            return
-        if self._skip_lf and block.startswith(b"\n"):
-            block = block[1:]
-        self._skip_lf = block.endswith(b"\r")
-        lines = _LINE_END.split(block)
-        if len(lines) == 1:
-            self._line.append(block)
-            return
-        self._line.append(lines[0])
-        lines[0] = b"".join(self._line)
-        self._line = [lines.pop()]
-        if self._at_start:
-            self._at_start = False
-            lines[0] = lines[0].removeprefix(BOM)
-        yield from lines
 
     def _take_field(self, line: bytes) -> None:
         name, _, value = line.partition(b":")

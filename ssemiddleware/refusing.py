@@ -1,8 +1,8 @@
 """The answer to a client that is refused.
 
-Any status but 200 is final for an EventSource, also when it reconnects, so it gets 200, a ``retry:`` with jitter and the end,
-and reconnects by itself. Other clients get 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, since several of
-them take an empty event stream for a finished one.
+An EventSource never reconnects after a status other than 200. So it gets 200, a ``retry:`` line with jitter and the end of
+the body, and reconnects by itself. Other clients get 503 with Retry-After (RFC 9110, section 10.2.3), in plain text, because
+several of them take an empty event stream for a finished one.
 """
 
 from __future__ import annotations
@@ -21,37 +21,35 @@ if TYPE_CHECKING:
 
 RETRY = "ssemiddleware.retry"  # the key of the milliseconds for which a refused client should wait
 
-_MOST_ORIGINS = 64  # that are remembered
-_OF_CORS = ("access-control-allow-origin", "access-control-allow-credentials", "vary")
+_MOST_ORIGINS = 64  # remembered at a time
+_CORS_HEADERS = ("access-control-allow-origin", "access-control-allow-credentials", "vary")
 
 
 class Refusals:
-    """The answers to refused requests, as readable for pages of other origins as the application's own streams are.
+    """The answers to refused requests, with the CORS headers that the application's own streams have.
 
-    To an EventSource an answer that its page may not read is final, too; and where a proxy adds these headers, ours would be a
-    second set, which browsers refuse. So a refusal has what the application itself last answered that very origin, or what it
-    answers all of them (``*``), or nothing. For any thread.
+    An EventSource never reconnects after an answer that its page may not read, so a refusal needs these headers. Where a proxy
+    adds them, ours would be a second set, which browsers reject. So a refusal has the headers that the application last sent to
+    the same origin, else those that it sends to all origins (``*``), else none. For any thread.
     """
 
     def __init__(self) -> None:
-        self._answered: dict[str, tuple[int, Headers]] = {}  # by origin: how often, and what
+        self._answered: dict[str, tuple[int, Headers]] = {}  # by origin: the number of answers, and their last headers
         self._answered_all: Headers = []
 
-    def see_headers(self, request: Request, headers: Headers) -> None:
-        """Remember what a stream of the application's allows the page that asks for it (the CORS protocol: Fetch, 3.3.3)."""
-        if request.origin is None:
-            return
-        cors = [(name, value) for name, value in headers if name.lower() in _OF_CORS]
-        allowed = {value.strip() for name, value in cors if name.lower() == _OF_CORS[0]}
+    def see_headers(self, origin: str, headers: Headers) -> None:
+        """Remember the CORS headers of one of the application's streams for *origin* (the CORS protocol: Fetch, 3.3.3)."""
+        cors = [(name, value) for name, value in headers if name.lower() in _CORS_HEADERS]
+        allowed = {value.strip() for name, value in cors if name.lower() == _CORS_HEADERS[0]}
         if allowed == {"*"}:
             self._answered_all = cors
         elif allowed:
-            self._remember(request.origin, cors)
+            self._remember(origin, cors)
 
     def _remember(self, origin: str, cors: Headers) -> None:
         times, _ = self._answered.get(origin, (0, None))
         while not times and len(self._answered) >= _MOST_ORIGINS:
-            # The rarest goes: origins that somebody invents push out no other, where the application allows any.
+            # The one with the fewest answers is dropped. So a client that invents origins cannot displace the real ones.
             answered = self._answered.copy()
             self._answered.pop(min(answered, key=lambda each: answered[each][0]), None)
         self._answered[origin] = times + 1, cors

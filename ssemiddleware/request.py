@@ -1,4 +1,4 @@
-"""What one request tells, read once: was an event stream announced, by an EventSource, and what may be answered.
+"""What one request says, read once: does it announce an event stream, is it from an EventSource, which answers does it take?
 
 >>> accepts_event_stream({"HTTP_ACCEPT": "text/event-stream"}), accepts_event_stream({"HTTP_ACCEPT": "*/*"})
 (True, False)
@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from functools import lru_cache
 from typing import TYPE_CHECKING
+from urllib.parse import parse_qsl
 
 from werkzeug.datastructures import MIMEAccept
 from werkzeug.http import parse_accept_header
@@ -39,52 +40,60 @@ def _names_event_stream(accept: str) -> bool:
     return any(quality > 0 and name.partition(";")[0].strip().lower() == MEDIA_TYPE for name, quality in ranges)
 
 
-class Request:
-    """One request. *announced* tells of an environ whether the client asks for an event stream."""
+def last_event_id_in_query(environ: WSGIEnvironment, parameter: str) -> str:
+    """Return the last *parameter* of the query, as the header would have brought it: the bytes of UTF-8 as Latin-1.
 
-    __slots__ = ("environ", "is_announced", "method")
+    ``""`` without one, and for a value that no server can have sent as an ID (WHATWG 9.2.6).
+    """
+    given = parse_qsl(environ.get("QUERY_STRING", ""), keep_blank_values=True, encoding="latin-1")
+    name = parameter.encode().decode("latin-1")
+    value = next((value for key, value in reversed(given) if key == name), "")
+    return "" if any(character in value for character in "\r\n\0") else value
+
+
+class Request:
+    """One request. *announced*: takes the environ and returns whether the client asks for an event stream."""
+
+    __slots__ = ("_accept", "accept_encoding", "environ", "has_body", "is_announced", "method")
 
     def __init__(self, environ: WSGIEnvironment, announced: Callable[[WSGIEnvironment], bool]) -> None:
         self.environ = environ
+        self._accept: str = environ.get("HTTP_ACCEPT", "")
+        self.accept_encoding: str = environ.get("HTTP_ACCEPT_ENCODING", "")  # which the middleware hides from some applications
         self.method: str = environ.get("REQUEST_METHOD", "")
-        # A preflight of a fetch()-based client that is announced by its path is no request for a stream.
+        self.has_body = self.method != "HEAD"  # its response
+        # The path may announce a client that uses fetch(). Its preflight is no request for a stream.
         self.is_announced = self.method != "OPTIONS" and bool(announced(environ))
 
     @property
     def takes_only_event_stream(self) -> bool:
-        """Whether it would take nothing but an event stream: not so for MCP and Datastar, which may be answered with JSON."""
-        accept = self.environ.get("HTTP_ACCEPT", "")
-        return self.is_announced and "," not in accept and accept.partition(";")[0].strip().lower() == MEDIA_TYPE
+        """Whether it accepts only an event stream. MCP and Datastar do not: they accept JSON too."""
+        if not self.is_announced:
+            return False
+        return "," not in self._accept and self._accept.partition(";")[0].strip().lower() == MEDIA_TYPE
 
     @property
     def is_event_source(self) -> bool:
-        """Whether the client behaves as WHATWG 9.2 says, and so comes back by itself: told by what browsers send.
+        """Whether the client behaves as WHATWG 9.2 says, and so reconnects by itself. The headers that browsers send show it.
 
-        ``Pragma`` counts too, since Varnish strips the other.
+        ``Pragma`` counts too, since Varnish removes ``Cache-Control``.
         """
-        cache_control = f"{self.environ.get('HTTP_CACHE_CONTROL', '')},{self.environ.get('HTTP_PRAGMA', '')}"
-        return (
-            self.method == "GET"
-            and self.environ.get("HTTP_ACCEPT", "").strip().lower() == MEDIA_TYPE
-            and "no-cache" in cache_control.lower()
-        )
-
-    @property
-    def has_body(self) -> bool:
-        """Whether its response has a body."""
-        return self.method != "HEAD"
+        if self.method != "GET" or self._accept.strip().lower() != MEDIA_TYPE:
+            return False
+        asked = self.environ.get
+        return "no-cache" in asked("HTTP_CACHE_CONTROL", "").lower() or "no-cache" in asked("HTTP_PRAGMA", "").lower()
 
     @property
     def is_safe(self) -> bool:
-        """Whether it may be sent again without harm, so that it may be refused after its application has run."""
+        """Whether sending it again does no harm. Then it may be refused even after its application has run."""
         return self.method in ("GET", "HEAD")
 
     @property
     def origin(self) -> str | None:
-        """The origin of the page that asks, if that is another one or the browser always says so."""
+        """The origin of the page that asks, if the browser sends it."""
         return self.environ.get("HTTP_ORIGIN")
 
     @property
     def path(self) -> str:
-        """The path that was asked for, for the log: with ``%r``, since a client has sent it."""
+        """The request's path for the log. Write it with ``%r``, since a client has sent it."""
         return f"{self.environ.get('SCRIPT_NAME', '')}{self.environ.get('PATH_INFO', '')}"

@@ -1,4 +1,4 @@
-"""Is this response an event stream, and which headers keep its way unbuffered: pure functions on headers.
+"""Is this response an event stream, and which headers should it have? Pure functions on headers.
 
 >>> is_event_stream([("Content-Type", "Text/Event-Stream; charset=utf-8")])
 True
@@ -9,6 +9,7 @@ True
 from __future__ import annotations
 
 from functools import lru_cache
+from typing import NamedTuple
 
 from werkzeug.http import dump_options_header, is_hop_by_hop_header, parse_dict_header, parse_options_header
 
@@ -17,8 +18,9 @@ from .event_stream import MEDIA_TYPE
 Headers = list[tuple[str, str]]
 
 # Beside the hop-by-hop headers of RFC 9110, section 7.6.1, which PEP 3333 forbids to applications: names that servers
-# refuse as well, and two that speak of the body's exact bytes, to which we add.
-_FALSE_FOR_A_STREAM = frozenset({"content-length", "etag", "proxy-connection", "trailers"})
+# refuse as well, and those that describe the exact bytes of the body, to which we add (RFC 9110, RFC 9530 and what was before).
+_OF_EXACT_BYTES = {"content-length", "etag", "content-digest", "repr-digest", "digest", "content-md5"}
+_FALSE_FOR_A_STREAM = frozenset({"proxy-connection", "trailers"} | _OF_EXACT_BYTES)
 
 
 def is_event_stream(headers: Headers) -> bool:
@@ -40,23 +42,17 @@ def has_body(status: str) -> bool:
 
 
 def takes_lines_of_ours(status: str, headers: Headers) -> bool:
-    """Tell whether a comment may go into the body: to anything but a 200 that is not encoded a byte of ours is an error."""
+    """Tell whether our lines may be added to the body: only to a 200 that is not encoded. Elsewhere they are an error."""
     return status[:3] == "200" and not is_encoded(headers)
 
 
 def amend(headers: Headers) -> tuple[Headers, list[str]]:
-    """Return an event stream's headers as they should leave, and the names of those dropped.
+    """Return the headers of an event stream as they should be sent, and the names of those that were dropped.
 
     ``Cache-Control`` gains ``no-cache`` (shared caches replay the stream to other users without it) and ``no-transform``
     (against compression that holds events back), ``X-Accel-Buffering: no`` tells nginx not to buffer, and the character
     set is UTF-8, as WHATWG 9.2.5 has it (Chromium refuses another, ``requests`` assumes Latin-1 where there is none).
     """
-    given = tuple([(name, value) for name, value in headers])
-    amended, dropped = _amended_before(given) if len(given) <= _FEW else _amended(given)
-    return list(amended), list(dropped)
-
-
-def _amended(headers: tuple[tuple[str, str], ...]) -> tuple[Headers, list[str]]:
     dropped = [name for name, _ in headers if is_hop_by_hop_header(name) or name.lower() in _FALSE_FOR_A_STREAM]
     kept = [(name, value) for name, value in headers if name not in dropped]
     kept = [(name, _in_utf8(value) if name.lower() == "content-type" else value) for name, value in kept]
@@ -66,9 +62,30 @@ def _amended(headers: tuple[tuple[str, str], ...]) -> tuple[Headers, list[str]]:
     return kept, dropped
 
 
-# An application's streams have the same few headers, as a rule. More of them may hold a cookie, which is not for keeping.
+class Head(NamedTuple):
+    """The status and the headers of an event stream, read once."""
+
+    headers: Headers  # as they should be sent; never changed
+    dropped: list[str]  # the names of those that are not
+    is_opaque: bool  # the body is encoded or must not exist, so its content cannot be seen
+    takes_lines: bool  # lines of ours may be added to the body
+
+
+def read_head(status: str, headers: Headers) -> Head:
+    """Return what is to be known of an event stream's *status* and *headers*."""
+    given = tuple([(name, value) for name, value in headers])
+    return _known_head(status, given) if len(given) <= _FEW else _head(status, given)
+
+
+def _head(status: str, headers: tuple[tuple[str, str], ...]) -> Head:
+    given = list(headers)
+    is_opaque = is_encoded(given) or not has_body(status)
+    return Head(*amend(given), is_opaque, takes_lines_of_ours(status, given))
+
+
+# The streams of an application usually have the same few headers. More headers may hold a cookie, which must not be cached.
 _FEW = 3
-_amended_before = lru_cache(maxsize=64)(_amended)
+_known_head = lru_cache(maxsize=64)(_head)
 
 
 @lru_cache(maxsize=64)
@@ -83,7 +100,7 @@ def _in_utf8(content_type: str) -> str:
 
 def _with_cache_control(headers: Headers) -> Headers:
     values = [value for name, value in headers if name.lower() == "cache-control"]
-    # A directive with an argument (no-cache="Set-Cookie") speaks of some headers only, and so does not count.
+    # A directive with an argument (no-cache="Set-Cookie") is about some headers only, so it does not count.
     directives = parse_dict_header(",".join(values)) if values else {}
     given = {name.lower() for name, argument in directives.items() if argument is None}
     missing = [] if given & {"no-cache", "no-store"} else ["no-cache"]

@@ -1,7 +1,7 @@
-"""Iterate a source that blocks, in a stream that may end meanwhile: what `Stream.each` does.
+"""`Stream.each`: iterate a source that blocks, in a stream that may end meanwhile.
 
-The source is pulled on a thread of its own: the one place where a thread of ours runs an application's code, because the
-application asked for it there.
+The source is pulled on a thread of its own. Only here does a thread of ours run an application's code, because the application
+asks for it.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ _T = TypeVar("_T")
 
 _log = logging.getLogger("ssemiddleware")
 
-_MOST_LOGGED = 100  # paths of which a line is logged: clients choose them
+_MOST_LOGGED = 100  # paths that are logged: clients choose them
 
 
 class Sources:
-    """The sources of one middleware's streams whose loop has ended and whose thread has not. For any thread.
+    """The sources of one middleware whose loop has ended but whose thread still runs. For any thread.
 
-    *most*: how many there may be; `Stream.each` then raises `RuntimeError` instead of starting another thread.
+    *most*: how many of them there may be. After that `Stream.each` raises `RuntimeError` and starts no more threads.
     """
 
     def __init__(self, most: int = 256) -> None:
@@ -35,7 +35,7 @@ class Sources:
         self._logged: set[str] = set()
 
     def check(self, stream: Stream, *, has_stop: bool) -> None:
-        """Log a source that nothing stops, once a path; raise if too many have not stopped."""
+        """Log a source without *stop*, once for each path. Raise if too many sources have not stopped."""
         if not has_stop and stream.path not in self._logged and len(self._logged) < _MOST_LOGGED:
             self._logged.add(stream.path)
             _log.warning(
@@ -47,7 +47,7 @@ class Sources:
 
 
 class _End:
-    """What comes behind the last item: that the source has ended, and with which error; or that the stream has."""
+    """What follows the last item: the source has ended, maybe with an error, or the stream has ended."""
 
     __slots__ = ("error",)
 
@@ -56,12 +56,12 @@ class _End:
 
 
 class _Pull:
-    """A source on its thread. At most one item is ahead of those that are wanted."""
+    """A source on its thread. It is pulled at most one item ahead."""
 
     def __init__(self, iterable: Iterable[object], sources: Sources) -> None:
         self._iterable = iterable
         self._sources = sources
-        self.wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for each item, False for no more
+        self.wanted: queue.SimpleQueue[bool] = queue.SimpleQueue()  # True for each item that is wanted, False when no more are
         self.items: queue.SimpleQueue[object] = queue.SimpleQueue()
         self._has_ended = False
         run = contextvars.copy_context().run
@@ -84,7 +84,7 @@ class _Pull:
         self._sources.left.discard(self.thread)
 
     def end(self) -> None:
-        """Want no more; the thread ends as soon as the source yields or returns."""
+        """Stop: the thread ends as soon as the source yields or returns."""
         self._sources.left.add(self.thread)
         self.wanted.put(False)
         if self._has_ended or not self.thread.is_alive():  # or it was never started
@@ -94,7 +94,7 @@ class _Pull:
 def each(
     stream: Stream, iterable: Iterable[_T], *, stop: Callback | None, endless: bool, sources: Sources | None
 ) -> Iterator[_T]:
-    """Iterate over *iterable*; see `Stream.each`. A generator: nothing is begun before the first item is asked for."""
+    """Iterate over *iterable*; see `Stream.each`. A generator: nothing starts before the first item is asked for."""
     sources = sources or Sources()
     sources.check(stream, has_stop=stop is not None)
     pull = _Pull(iterable, sources)
@@ -104,8 +104,11 @@ def each(
     def must_end() -> bool:
         return stream.reason is not None or (endless and stream.is_closing)
 
-    # Not through `on_close`: another stream's callback may keep that thread.
-    stream.on_closing(lambda: pull.items.put(over) if must_end() else None)
+    def wake() -> None:
+        if must_end():
+            pull.items.put(over)
+
+    stream.on_closing(wake)  # not through `on_close`: another stream's callback may keep that thread
     try:
         pull.thread.start()
         while not must_end():
@@ -120,7 +123,8 @@ def each(
             yield item  # type: ignore[misc]
             del item
     finally:
-        error = None  # its traceback refers to this very frame
+        error = None  # its traceback refers to this frame
+        stream.forget_on_closing(wake)
         pull.end()
         if stop is not None:
             _call(stop)

@@ -1,4 +1,4 @@
-"""What the log is told with the first stream of a process: what the middleware found, and what will hurt.
+"""The log lines with the first stream of a process: what the middleware knows of the server, and what will cause trouble.
 
 >>> from ssemiddleware.servers.server import Server
 >>> [(level, line)] = starting_lines(Server({}), threads=8, limit=6, heartbeat=15.0)
@@ -9,22 +9,35 @@
 from __future__ import annotations
 
 import logging
+import os
 from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
-from .servers.connection import CAN_POLL
+from .servers.polling import CAN_POLL
 
 if TYPE_CHECKING:
     from .servers.server import Server
 
 
+_log = logging.getLogger("ssemiddleware")
+_logged: dict[int, object] = {}  # by process id: the object of the first call
+
+
+def log_once(server: Server, *, threads: int | None, limit: int | None, heartbeat: float | None) -> None:
+    """Log `starting_lines` once for each process, since an application may have several middlewares. From any thread."""
+    first = object()
+    if _logged.setdefault(os.getpid(), first) is first:
+        for level, line in starting_lines(server, threads=threads, limit=limit, heartbeat=heartbeat):
+            _log.log(level, line)
+
+
 def starting_lines(
     server: Server, *, threads: int | None, limit: int | None, heartbeat: float | None
 ) -> Iterator[tuple[int, str]]:
-    """Yield each line and its level: one at INFO, and one at WARNING for each thing that will hurt, with its remedy.
+    """Yield each line with its level: one at INFO, and one at WARNING for each thing that will cause trouble, with its remedy.
 
-    *threads*: what the server has, *limit*: how many streams may be open; None where there is no number. *heartbeat*: seconds,
-    None for none. To be asked on the server's thread.
+    *threads*: of the server, *limit*: of open streams; each is None if there is no such number. *heartbeat*: seconds, or None
+    for no heartbeats. To be called on the server's thread.
     """
     facts = (
         _disconnect(server),
@@ -51,8 +64,8 @@ def _heartbeats(server: Server, heartbeat: float | None) -> str:
 
 def _stop(server: Server) -> str:
     if server.stop_sign() is None:
-        return "a stop of the server is not seen, so call drain() before"
-    return "streams end in good order when the server stops"
+        return "a stop of the server is not detected, so call drain() before the process ends"
+    return "a stop of the server is detected, and streams are ended in time"
 
 
 def _limit(threads: int | None, limit: int | None) -> str:
@@ -64,6 +77,6 @@ def _limit(threads: int | None, limit: int | None) -> str:
 
 def _warnings(server: Server, threads: int | None, heartbeat: float | None) -> Iterator[str]:
     if threads == 1:
-        yield f"an event stream takes the only thread of this process, and other requests wait: {server.more_threads}"
+        yield f"an event stream takes the only thread of this process, so other requests wait: {server.more_threads}"
     if server.name and heartbeat is not None and not server.has_writer:
         yield f"no heartbeats while the application is silent: {server.why_no_writer}. {server.how_to_heartbeat}"

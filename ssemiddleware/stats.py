@@ -1,4 +1,4 @@
-"""What the streams of this process carry and have carried: a snapshot of numbers, and the counters behind it.
+"""Numbers about the streams of this process: `Stats`, a snapshot, and the counters behind it.
 
 >>> from ssemiddleware import SSEMiddleware
 >>> stats = SSEMiddleware(lambda environ, start_response: []).stats()
@@ -17,17 +17,16 @@ from .event_stream import count_event_ends
 if TYPE_CHECKING:
     from .memory import State
 
-# Why a request gets no stream: an option of `SSEMiddleware`, or memory that is critical.
-MAX_STREAMS, MAX_STREAMS_PER, MEMORY = "max_streams", "max_streams_per", "memory"
-REFUSED_BY = (MAX_STREAMS, MAX_STREAMS_PER, MEMORY)
+# The options of `SSEMiddleware` for which a request gets no stream.
+REFUSED_BY = MAX_STREAMS, MAX_STREAMS_PER = "max_streams", "max_streams_per"
 
 
 @dataclass(slots=True)
 class Carried:
-    """What one stream has carried, or many: counts, bytes and seconds. *in*: from the application; *out*: to the server.
+    """Counts, bytes and seconds of one stream, or the sum of many. *in*: from the application; *out*: to the server.
 
-    *quick*: what came in and went out as it was, counted once for both: an event a block, and *more*. Events are estimated in
-    blocks of more than 1 KiB.
+    *quick*: blocks that came in and went out unchanged, counted once for both. Each has one event, and some have *more*. In
+    blocks of more than 1 KiB the number of events is an estimate.
     """
 
     blocks_in: int = 0
@@ -50,23 +49,23 @@ class Carried:
         self.events_in += count_event_ends(block)
 
     def count_out(self, block: bytes) -> None:
-        """Count a block that leaves; its events are counted before it is cut."""
+        """Count a block that goes out. Its events are counted before it is cut."""
         self.blocks_out += 1
         self.bytes_out += len(block)
 
     @property
     def moves(self) -> int:
-        """A number that is another one once a block has left."""
+        """A number that changes with each block that goes out."""
         return self.quick_blocks + self.blocks_out
 
     def total(self) -> Carried:
-        """Return the same with nothing in *quick*."""
+        """Return the same numbers, with those of *quick* added to the others."""
         carried = Carried()
         carried.add(self)
         return carried
 
     def add(self, other: Carried) -> None:
-        """Add what *other* has carried."""
+        """Add the numbers of *other*."""
         self.blocks_in += other.blocks_in + other.quick_blocks
         self.blocks_out += other.blocks_out + other.quick_blocks
         self.bytes_in += other.bytes_in + other.quick_bytes
@@ -88,16 +87,16 @@ class Stats:
 
     open_announced: int  # streams whose request asked for one
     open_unannounced: int
-    most_streams: int | None  # that may be open; None for any number, or as long as none was asked for
+    most_streams: int | None  # that may be open; None without a limit, or before the first stream
     ended: Mapping[str, int]  # streams that have ended, by the reason
-    refused: int  # requests that got no stream
-    refused_by: Mapping[str, int]  # the same by the option that was in the way: max_streams, max_streams_per, memory
-    kept_threads: int  # of the server's, by applications that have not returned although their client is gone
+    refused: int  # requests that were refused
+    refused_by: Mapping[str, int]  # the same by the option that refused them: max_streams or max_streams_per
+    kept_threads: int  # of the server, which applications keep although their client has disconnected
     blocks_in: int  # in: from the application
     blocks_out: int  # out: to the server
     bytes_in: int
     bytes_out: int
-    events_in: int  # estimated in blocks of more than 1 KiB
+    events_in: int  # an estimate in blocks of more than 1 KiB
     events_out: int
     heartbeats: int  # and the comments that open a stream
     pauses: int  # waits for memory
@@ -105,7 +104,8 @@ class Stats:
     memory_used: int | None  # bytes; None with ``memory=None``
     memory_limit: int | None  # bytes
     memory_state: State | None
-    longest_silence: float  # seconds since the last block of the stream that has been silent for longest; 0 without streams
+    # Seconds since the last block of the stream that has been silent for longest, or a heartbeat more. 0 without streams.
+    longest_silence: float
     oldest_stream: float  # seconds for which it has been open; 0 without streams
 
     @property

@@ -7,14 +7,13 @@ Call, iteration and ``close()`` of the application happen on the server's thread
 
 from __future__ import annotations
 
-import contextlib
 import logging
 from collections.abc import Callable, Iterable, Iterator
 from itertools import chain
 from typing import TYPE_CHECKING, NoReturn
 
 from .ending import CLIENT_GONE, ENDED, RAISED
-from .event_stream import count_event_ends
+from .event_stream import COUNTED, LF, count_event_ends
 from .wire import QUICK, only_bytes
 
 if TYPE_CHECKING:
@@ -27,9 +26,9 @@ _EVENT_END = b"\n\n"
 
 
 class EventStream:
-    """An iterable for the server in place of *iterable*, which is an event stream or, lazily started, may turn out to be one.
+    """The iterable for the server, in place of *iterable*: an event stream, or a response that starts late and may become one.
 
-    *start*: the ``start_response`` that the application was given. For the server's thread; `close` may come from any, twice.
+    *start*: the ``start_response`` that the application was given. For the server's thread; any thread may call `close`, twice.
     """
 
     __slots__ = ("__weakref__", "_get_next", "_iterable", "_look_at", "_pieces", "_service", "_start")
@@ -39,8 +38,8 @@ class EventStream:
         self._start = start
         self._service: Service | None = start.service
         self._get_next: Callable[[], bytes] | None = None  # None before the first pull
-        self._pieces: Iterator[bytes] = iter(())  # what leaves before the application is asked again
-        self._look_at = QUICK  # bytes in small blocks, at which to look at memory and the like
+        self._pieces: Iterator[bytes] = iter(())  # what is sent before the application is asked again
+        self._look_at = QUICK  # bytes in small blocks, after which memory and the end are checked
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -49,10 +48,10 @@ class EventStream:
         service = self._service
         if service is None or not service.is_quick:
             return self._next_with_a_look()
-        free = service.baton.free  # `give` and `take` stand here in full: a call costs as much as all the rest
+        free = service.baton.free  # `give` and `take`, written out: a call would cost as much as all the rest
         free.add(None)
         try:
-            block = self._get_next()  # type: ignore[misc]  # a stream is quick behind its first block only
+            block = self._get_next()  # type: ignore[misc]  # a stream is quick after its first block only
         except StopIteration:
             return self._rest(service)
         except BaseException as error:
@@ -63,50 +62,53 @@ class EventStream:
             free.pop()
         except KeyError:
             service.baton.take()
-        if service.is_quick and type(block) is bytes and block[-2:] == _EVENT_END:
+        if service.is_quick and type(block) is bytes:
             size = len(block)
+            # One line and a blank one, which is nearly always so: two of the quickest questions answer all.
+            is_one_line = size <= COUNTED and block.find(b"\n") == size - 2 and block[-1] == LF
             carried = service.carried
             passed = carried.quick_bytes + size
-            if passed <= self._look_at or self._has_looked(service, size):
+            if (is_one_line or block[-2:] == _EVENT_END) and (passed <= self._look_at or self._has_looked(service, size)):
                 carried.quick_bytes = passed
                 carried.quick_blocks += 1
-                if block.find(b"\n") != size - 2:  # one line and a blank one are one event: nearly always
+                if not is_one_line and (size <= COUNTED or block.find(b"\n", 0, COUNTED) >= 0):
                     carried.quick_more_events += count_event_ends(block) - 1
                 return block
         return self._pass_on(service, block)
 
     def close(self) -> None:
-        """End the stream, whatever the server's reason is, and close the application's iterable, once."""
+        """End the stream, for whatever reason the server has, and close the application's iterable once."""
         try:
             self._start.finish(CLIENT_GONE)
         finally:
             self._start.let_go()
             self._get_next = _stopped
             self._pieces = iter(())
-            iterable: object = None
-            with contextlib.suppress(IndexError):  # another thread has closed it
-                iterable = self._iterable.pop()
+            try:
+                iterable: object = self._iterable.pop()
+            except IndexError:  # another thread has closed it
+                iterable = None
             if hasattr(iterable, "close"):
                 iterable.close()
 
-    def __del__(self) -> None:  # a server that neither iterates nor closes must not leave a place behind
+    def __del__(self) -> None:  # a server may neither iterate nor close
         if self._iterable:
-            self._start.vanish()
+            self._start.abandon()
 
     def _has_looked(self, service: Service, size: int) -> bool:
-        """Look whether all goes on, once the small blocks have come to so much; False where that takes more than a look."""
-        if size > service.wire.quick_size or service.is_overlooked() or not service.pulls.go_on(size):  # type: ignore[union-attr]
+        """Check memory and the end after many small blocks, or a larger one. Return False if there is more to do."""
+        if size > service.wire.quick_size or service.is_overlooked() or not service.pulls.may_continue(size):  # type: ignore[union-attr]
             return False
         service.hold_little(size)
         self._look_at = service.carried.quick_bytes + size + QUICK
         return True
 
-    # -- with a look
+    # -- with checks
 
     def _next_with_a_look(self) -> bytes:
         for piece in self._pieces:  # of what has come already
             if self._service is not None:
-                self._service.outside.left(piece)
+                self._service.outside.note_sent(piece)
             return piece
         if self._get_next is _stopped:
             self._stop()
@@ -115,15 +117,15 @@ class EventStream:
             return self._next_of_unknown()
         if service.is_announced:
             service.outside.look(self)
-        opening = service.maybe_opening(None) if service.may_open else None
+        opening = service.maybe_opening(None) if service.is_waiting_for_first else None
         if opening is not None:
-            return service.outside.left(opening)
+            return service.outside.note_sent(opening)
         if service.baton.is_over:
             self._stop()
         if service.wire is not None and not self._start.request.has_body:
             return self._headers_alone()
         if service.ends_now():
-            return self._last_words(service)
+            return self._final_bytes(service)
         return self._pull(service)
 
     def _pull(self, service: Service, *, waits: bool = True) -> bytes:
@@ -143,11 +145,11 @@ class EventStream:
         return self._pass_on(service, block) if has_memory else self._next_without_memory(service)
 
     def _next_without_memory(self, service: Service) -> bytes:
-        """Go on where the stream had to end while it waited for memory. An event that is under way is finished without."""
+        """Go on after a wait for memory in which the stream had to end. An unfinished event is finished without waiting."""
         if service.baton.is_over:
             self._stop()
         if service.ends_now():
-            return self._last_words(service)
+            return self._final_bytes(service)
         return self._pull(service, waits=False)
 
     def _next_block(self) -> bytes:
@@ -156,44 +158,44 @@ class EventStream:
         return self._get_next()
 
     def _pass_on(self, service: Service, block: object) -> bytes:
-        """Return the first piece of what leaves now that *block* has come."""
-        if not service.is_stream or service.wire is None:  # another response has been started in its place, or none
+        """Return the first piece to be sent, now that *block* has come."""
+        if not service.is_stream or service.wire is None:  # the response is not an event stream, or has not started
             return block  # type: ignore[return-value]
-        try:
-            block = only_bytes(block)
-        except TypeError as error:
-            if self._raised(service, error):
-                raise
-            return self._rest(service)
+        if type(block) is not bytes:
+            try:
+                block = only_bytes(block)
+            except TypeError as error:
+                if self._raised(service, error):
+                    raise
+                return self._rest(service)
         if service.baton.is_over:
             self._stop()
         if not self._start.request.has_body:
             return self._headers_alone()
         left = self._look_at - service.carried.quick_bytes
-        must_look = len(block) >= left  # before the next pull, at memory and at the end
         service.hold_little(len(block))
-        service.pulls.came(len(block), QUICK - left)
+        service.pulls.note_block(len(block))
+        must_look = len(block) >= left and not self._has_looked(service, len(block))  # before the next pull
         self._look_at = service.carried.quick_bytes + QUICK
         if not block:
-            return service.outside.left(service.maybe_heartbeat())
-        opening = service.maybe_opening(block) if service.may_open else None
-        service.may_open = False
+            return service.outside.note_sent(service.maybe_heartbeat())
+        opening = service.maybe_opening(block) if service.is_waiting_for_first else None
         if opening is None and service.wire.pass_quickly(block):
-            service.become_quick(has_more=must_look)
-            return service.outside.left(block)
+            service.become_quick(may=not must_look)
+            return service.outside.note_sent(block)
         pieces = service.wire.feed(block)
         is_small = len(block) <= service.wire.max_block
         if is_small:
             pieces = iter([*pieces])
         self._pieces = pieces if opening is None else chain((opening,), pieces)
-        del block  # a large one may have left before the next is made
-        piece = next(self._pieces, b"")  # PEP 3333: a block for a block, so that the server can do other work
+        del block  # so that a large one is freed before the next one is made
+        piece = next(self._pieces, b"")  # PEP 3333: a block for each block, so that the server can do other work
         has_more = must_look or not is_small or opening is not None or getattr(pieces, "__length_hint__", int)() > 0
-        service.become_quick(has_more=has_more)
-        return service.outside.left(piece)
+        service.become_quick(may=not has_more and service.wire.is_quick)
+        return service.outside.note_sent(piece)
 
     def _next_of_unknown(self) -> bytes:
-        """Pull a block of what is no event stream, or may yet turn out to be one: the application starts it when it likes."""
+        """Pull a block of a response that is no event stream, or has not started: an application may start it late."""
         self._start.puller = self
         try:
             block = self._next_block()
@@ -211,16 +213,16 @@ class EventStream:
             self._start.puller = None
         if self._start.is_refused:
             return self._refused()
-        if self._start.service is not None:  # one that was begun now, maybe in place of what was begun in place of another
+        if self._start.service is not None:  # started just now, maybe in place of another response
             self._start.service.baton.take()
             return self._pass_on(self._start.service, block)
         return block
 
     def has_begun(self, service: Service) -> None:
-        """Take the response for an event stream: the application has just started it, and may be silent before it yields."""
+        """Begin an event stream: the application has just started it, and may be silent before its first block."""
         if self._service is not service:
             self._service = service
-            if service.is_announced and not service.server.iterates_in_c:  # else our frames are not the lowest
+            if service.is_announced and not service.server.iterates_in_c:  # otherwise our frames are not the lowest
                 service.outside.look(self)
             service.baton.give()
 
@@ -237,27 +239,29 @@ class EventStream:
     # -- the end
 
     def _headers_alone(self) -> bytes:
-        """Answer a HEAD: its headers are the answer, however long the stream would go on."""
+        """Answer a HEAD: the headers are the whole answer, however long the stream would go on."""
         self._get_next = _stopped
         return b""
 
     def _rest(self, service: Service) -> bytes:
-        """Return what is left to leave now that the application has ended; raise `StopIteration` if nothing is."""
+        """Return what is still to be sent now that the application has ended. Raise `StopIteration` if that is nothing."""
         self._get_next = _stopped
-        service.pulls.came(0)
+        service.pulls.note_block(0)
         service.baton.take()
-        service.is_quick = False
+        was_quick, service.is_quick = service.is_quick, False
         if service.wire is None or service.baton.is_over or not service.is_stream:
             self._stop()
-        if service.must_break_off:
-            service.break_off()
-        self._pieces = chain(service.wire.finish(), service.last_words_if_told_to_end())
+        if service.must_end:
+            service.maybe_break_off()
+        elif was_quick:  # so nothing is held
+            self._stop()
+        self._pieces = chain(service.wire.finish(), service.end_of_body())
         piece = next(self._pieces, None)
-        return self._stop() if piece is None else service.outside.left(piece)
+        return self._stop() if piece is None else service.outside.note_sent(piece)
 
-    def _last_words(self, service: Service) -> bytes:
+    def _final_bytes(self, service: Service) -> bytes:
         self._get_next = _stopped
-        return service.last_words() or self._stop()
+        return service.final_bytes() or self._stop()
 
     def _stop(self) -> NoReturn:
         if self._service is not None:
@@ -265,24 +269,24 @@ class EventStream:
         raise StopIteration
 
     def _raised(self, service: Service, error: BaseException) -> bool:
-        """Note that the application has raised *error*; tell whether the server has to know.
+        """Note that the application has raised *error*. Return whether to raise it to the server.
 
-        What is raised by an application that was told to end is how it ends: redis-py raises in ``listen()`` once its pubsub is
+        Once the stream has to end, an exception is an ordinary way to end: redis-py raises in ``listen()`` when its pubsub is
         closed.
         """
         self._get_next = _stopped
-        service.pulls.came(0)
+        service.pulls.note_block(0)
         service.baton.take()
         has_ended = service.baton.is_over or (service.wire is not None and service.wire.takes_end)
         if service.handle.reason is not None and has_ended and isinstance(error, Exception):
             _log.debug("%r raised after its stream had ended", service.handle.path, exc_info=error)
             return False
-        if service.carried.moves and not service.baton.is_over:  # else the server answers 500
+        if service.carried.moves and not service.baton.is_over:  # otherwise the server answers 500
             service.cut()
         service.finish(RAISED)
         return True
 
 
 def _stopped() -> NoReturn:
-    """Stand for an iterator that has ended: it is never asked again."""
+    """Take the place of an iterator that has ended, which must not be asked again."""
     raise StopIteration

@@ -70,15 +70,15 @@ def open_stream(
     timeout: float = 5.0,  # seconds; a test that waits longer for one event is stuck
     **request: Any,
 ) -> OpenStream:
-    """Request *path* as an EventSource does and return the stream that is the answer.
+    """Request *path* as an EventSource does, and return the stream that answers it.
 
-    *headers* are added to an EventSource's, or replace them (``{"Accept": "*/*"}`` is a request that is not announced).
+    *headers* are added to those of an EventSource, or replace them (``{"Accept": "*/*"}`` is a request that is not announced).
     *timeout*: seconds to wait for the headers and, by default, for each event. *request*: more for werkzeug's
     `EnvironBuilder <https://werkzeug.palletsprojects.com/en/stable/test/#werkzeug.test.EnvironBuilder>`_, such as ``method``,
-    ``json``, ``query_string``. What the application raises before it answers is raised here.
+    ``json``, ``query_string``. An exception that the application raises before it answers is raised here.
 
-    An application that calls ``start_response`` as late as in its first block (PEP 3333: a generator does) is asked for that
-    block here.
+    Some applications call ``start_response`` only when they are asked for their first block (PEP 3333: a generator does). Such
+    an application is asked for that block here.
     """
     return OpenStream(application, _environ(path, {**_EVENT_SOURCE, **(headers or {})}, request), timeout)
 
@@ -86,7 +86,7 @@ def open_stream(
 class OpenStream:
     """A stream as its client sees it. Iterate over it for all events; at the end of the ``with`` block the client disconnects.
 
-    For one thread, but for `leave`. ``status``, ``status_code`` and ``headers`` are the response's.
+    For one thread; any thread may call `leave`. ``status``, ``status_code`` and ``headers`` are the response's.
     """
 
     def __init__(self, application: WSGIApplication, environ: WSGIEnvironment, timeout: float) -> None:
@@ -94,11 +94,11 @@ class OpenStream:
         self.headers = Headers()
         self._timeout = timeout
         self._reader = EventReader()
-        self._events: deque[Event] = deque()  # that have come and were not asked for
+        self._events: deque[Event] = deque()  # that have come and were not returned yet
         self._received = bytearray()
         self._iterable: Iterable[bytes] = ()  # the application's
         self._blocks: Iterator[bytes] = iter(())
-        self._context = contextvars.copy_context()  # as a server's thread has one of its own
+        self._context = contextvars.copy_context()  # a server's thread has a Context of its own too
         self._turn = threading.Lock()  # held while the application runs
         self._has_left = False
         self._is_interrupted = False
@@ -126,7 +126,7 @@ class OpenStream:
 
     @property
     def retry(self) -> int | None:
-        """Milliseconds that the client would wait before it comes back, None for its default."""
+        """Milliseconds that the client would wait before it reconnects; None for its default."""
         return self._reader.retry
 
     def next_event(self, timeout: float | None = None) -> Event:
@@ -150,7 +150,7 @@ class OpenStream:
                 return
 
     def leave(self) -> None:
-        """Disconnect, and close the application as a server does that can no longer write. From any thread, twice.
+        """Disconnect, and close the application as a server does when it can no longer write. From any thread, and twice.
 
         Afterwards ``stream.closed`` is set and the ``on_close`` callbacks have run. If the application runs at the moment (on
         another thread, or because it calls this itself), this only disconnects: ``closed`` is set within half a second, and the
@@ -175,9 +175,9 @@ class OpenStream:
 
     def _open(self, application: WSGIApplication, environ: WSGIEnvironment) -> None:
         deadline = _Deadline("no headers", self._timeout)
-        with self._turn, deadline.enforced(self._disconnect):
-            self._iterable = self._context.run(application, environ, self._start_response)
-            self._blocks = self._context.run(iter, self._iterable)
+        with self._turn:
+            self._iterable = deadline.enforce(self._disconnect, self._context.run, application, environ, self._start_response)
+            self._blocks = deadline.enforce(self._disconnect, self._context.run, iter, self._iterable)
         deadline.check()
         while not self.status:
             if not self._pull(deadline):
@@ -196,13 +196,12 @@ class OpenStream:
         return self._take
 
     def _pull(self, deadline: _Deadline) -> bool:
-        """Have the application make one block; return False if there is none."""
+        """Ask the application for one block. Return False if it has ended."""
         with self._turn:
             if self._has_left:
                 return False
             try:
-                with deadline.enforced(self._disconnect):
-                    block = self._context.run(next, self._blocks, None)
+                block = deadline.enforce(self._disconnect, self._context.run, next, self._blocks, None)
             except TimeoutError as error:
                 self._is_interrupted = isinstance(error.__cause__, DeadlineOver)
                 raise
@@ -223,9 +222,8 @@ class OpenStream:
         iterable, self._iterable, self._blocks = self._iterable, (), iter(())
         try:
             if hasattr(iterable, "close"):
-                # Before the connection: so `closed` and the callbacks are not left to another thread.
-                with _Deadline("no return from close()", _CLOSE_WITHIN).enforced(self._disconnect):
-                    self._context.run(iterable.close)
+                # Before the connection is closed: so this thread sets `closed` and runs the callbacks.
+                _Deadline("no return from close()", _CLOSE_WITHIN).enforce(self._disconnect, self._context.run, iterable.close)
         finally:
             self._client.close()
             self._servers_end.close()
@@ -255,29 +253,31 @@ class _Deadline:
         if time.monotonic() >= self._over_at:
             raise TimeoutError(self._text)
 
-    @contextlib.contextmanager
-    def enforced(self, disconnect: Callable[[], None]) -> Iterator[None]:
-        """Interrupt what runs inside when the deadline is over; *disconnect*: all that can be done on other threads."""
+    def enforce(self, disconnect: Callable[[], None], call: Callable[..., Any], *arguments: object) -> Any:
+        """Return what *call* returns. Interrupt it when the deadline is over, on other threads than the main one *disconnect*.
+
+        Not a ``with`` over a generator: an alarm may ring in its last steps, outside of the generator's ``try``.
+        """
         self.check()
         left = self._over_at - time.monotonic()
         try:
             with _Alarm(left) if _may_set_alarm() else _calling_after(left, disconnect):
-                yield
+                return call(*arguments)
         except DeadlineOver as over:
             raise TimeoutError(self._text) from over
 
 
 def _may_set_alarm() -> bool:
     is_main = threading.current_thread() is threading.main_thread()
-    # None: a signal handler that was not set from Python, and so cannot be put back.
+    # None: a signal handler that was not set from Python, and so cannot be set again.
     return is_main and hasattr(signal, "setitimer") and signal.getsignal(signal.SIGALRM) is not None
 
 
 class _Alarm:
-    """Raises `DeadlineOver` on the main thread, once, after *seconds*. An alarm that was set before is put off meanwhile."""
+    """Raises `DeadlineOver` on the main thread, once, after *seconds*. An alarm that was set before waits until then."""
 
     def __init__(self, seconds: float) -> None:
-        self._seconds = max(seconds, 0.001)  # 0 would set none
+        self._seconds = max(seconds, 0.001)  # 0 would set no alarm
         self._before: tuple[Any, float, float] | None = None  # signal handler, seconds, interval; None while ours is not set
         self._since = 0.0
 
@@ -294,8 +294,8 @@ class _Alarm:
         self._put_back()
 
     def _ring(self, _number: int, _frame: FrameType | None) -> None:
-        if self._before is not None:  # else it has rung while it was taken back
-            self._put_back()  # first, so that an application that swallows the exception is not without any alarm
+        if self._before is not None:  # otherwise it has rung while it was cancelled
+            self._put_back()  # first: an application may swallow the exception, and the earlier alarm must still ring
             raise DeadlineOver
 
     def _put_back(self) -> None:

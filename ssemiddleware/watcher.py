@@ -1,13 +1,15 @@
 """The watcher: one thread a process (a greenlet under gevent) that does for all streams what a blocked thread cannot.
 
-It takes a tick of a quarter of a second while there are streams, and none while there are none. In a tick it asks once what
+While there are streams it runs once in a quarter of a second (a tick); without streams it sleeps. In a tick it asks what
 concerns all streams of a middleware (`Round`), polls all clients' connections at once, and lets each stream do what is due. It
-never waits for a baton, a socket or a callback, and an exception of one stream's costs no other stream anything.
+never waits for a baton, a socket or a callback. An exception in one stream ends that stream and no other.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
+import math
 import os
 import queue
 import threading
@@ -16,7 +18,7 @@ from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from .handle import Callback, run_all
-from .servers.connection import HALF_CLOSED, original_poll
+from .servers.polling import HALF_CLOSED, new_poll
 
 if TYPE_CHECKING:
     from .servers.connection import Connection
@@ -24,15 +26,15 @@ if TYPE_CHECKING:
 
 _log = logging.getLogger("ssemiddleware")
 
-_TICK = 0.25  # seconds: a disconnect is seen within half a second
+_TICK = 0.25  # seconds: a disconnect is detected within half a second
 _TICK_AT_END = 0.05  # seconds, while a stream waits for the end of its event
-_CALLBACK_WITHIN = 1.0  # seconds, after which one that has not returned is logged
+_CALLBACK_WITHIN = 1.0  # seconds, after which a callback that has not returned is logged
 
 _Newcomer = TypeVar("_Newcomer", bound=Hashable)
 
 
 class Asked(Protocol):
-    """What is asked once a tick for several streams. *looked_at*: when it was last, in seconds."""
+    """What is asked once a tick for several streams. *looked_at*: when it was last asked, in seconds."""
 
     looked_at: float
 
@@ -41,7 +43,7 @@ class Asked(Protocol):
 
 
 class Watched(Protocol):
-    """A stream as the watcher knows it. All its methods are called by the watcher, and none waits."""
+    """A stream, as the watcher sees it. The watcher calls all its methods, and they never wait."""
 
     rests_until: float  # when to ask `is_due` again, in seconds; `serve` may be called before
 
@@ -62,27 +64,44 @@ class Watched(Protocol):
         """What is asked once a tick for this stream and others."""
 
     def is_due(self, now: float) -> bool:
-        """Tell whether there may be something to `serve`. Cheap: asked for each stream at each tick."""
+        """Tell whether there may be something to `serve`. Cheap, since it is asked for each stream at each tick."""
 
     @property
     def watches_connection(self) -> bool:
-        """Whether anything that may happen to the connection is news."""
+        """Whether the connection should still be polled."""
 
     def serve(self, now: float, run: Callable[[list[Callback]], None]) -> bool:
         """Do what is due, *run* callbacks elsewhere; return False once there is nothing more to do."""
 
     def notice(self, run: Callable[[list[Callback]], None]) -> None:
-        """See what happened to the connection."""
+        """Find out what happened to the connection."""
 
     def fail(self, run: Callable[[list[Callback]], None]) -> None:
         """End the stream: its service raised an exception."""
+
+
+class Holding(Protocol):
+    """A stream that holds blocks of its application for a moment. The watcher calls all its methods, and they never wait."""
+
+    within: float  # seconds in which they are to be sent
+    is_expected: bool  # to hold some: `send` will be called
+
+    @property
+    def holds_some(self) -> bool:
+        """Whether there is something to send."""
+
+    def send(self) -> None:
+        """Send what is held, if that is possible now."""
+
+    def fail(self, run: Callable[[list[Callback]], None]) -> None:
+        """End the stream: `send` raised an exception."""
 
 
 class Watcher:
     """Watches the streams of one process. `add`, `run` and `start` may be called from any thread."""
 
     def __init__(self) -> None:
-        # By newcomer, what makes its `Watched` at the next tick: a stream that ends before is gone from here.
+        # New streams, each with what makes its `Watched` at the next tick. A stream that ends earlier is taken out again.
         self._newcomers: dict[Any, Callable[[Any, StartThread], Watched]] = {}
         self._wakes: queue.SimpleQueue[None] = queue.SimpleQueue()
         self._is_asleep = False
@@ -92,28 +111,30 @@ class Watcher:
         self._callbacks: queue.SimpleQueue[list[Callback]] = queue.SimpleQueue()
         self._caller: threading.Thread | None = None
         self._calling_since: float | None = None
+        self._holding: dict[Holding, None] = {}  # what is to be sent before the next tick
+        self._sends_within = math.inf  # seconds until that, at most, as far as the watcher knows
         # Of the watcher's thread:
         self._streams: list[Watched] = []
-        self._asked: set[Asked] = set()  # by streams of now, and maybe of before
+        self._asked: set[Asked] = set()  # by the streams that are open, and maybe by some that have ended
         self._is_one_ending = False
         self._descriptors: dict[Watched, int] = {}
         self._by_descriptor: dict[int, Watched] = {}
-        self._poll = original_poll()
+        self._poll = new_poll()
 
     def add(self, newcomer: _Newcomer, watch: Callable[[_Newcomer, StartThread], Watched]) -> bool:
-        """Watch what *watch* makes of *newcomer* at the next tick, if nobody has said `forget` by then.
+        """Watch what *watch* makes of *newcomer* at the next tick, unless `forget` is called earlier.
 
-        Costs little, and wakes a watcher that sleeps. Return False where no thread can be had.
+        Costs little, and wakes a watcher that sleeps. Return False if no thread can be started.
         """
         self._newcomers[newcomer] = watch
         if self._is_asleep:
             self._is_asleep = False
             self._wakes.put(None)
-        if self._thread is None or not self._thread.is_alive():
+        if self._thread is None:
             with self._starting:
-                if self._thread is None or not self._thread.is_alive():
+                if self._thread is None:
                     self._thread = self.start("ssemiddleware-watcher", self._watch)
-            if self._thread is None:  # nobody will take it
+            if self._thread is None:  # no thread will take it
                 self.forget(newcomer)
                 return False
         return True
@@ -122,12 +143,24 @@ class Watcher:
         """Do not begin to watch *newcomer*, which is over. From any thread."""
         self._newcomers.pop(newcomer, None)
 
+    def expect(self, holding: Holding) -> bool:
+        """Call `send` of *holding* within its seconds, and for as long as it holds something.
+
+        Return False if no thread runs. From any thread; set `is_expected` before.
+        """
+        if self._thread is None:
+            return False
+        self._holding[holding] = None
+        if holding.within < self._sends_within:
+            self._wakes.put(None)
+        return True
+
     def has_streams(self, asked: Asked) -> bool:
-        """Tell whether any stream of that round may not have been let go of. From any thread."""
+        """Tell whether a stream of that round may still be open. From any thread."""
         return bool(self._newcomers) or any(stream.round is asked and not stream.is_done for stream in self._streams.copy())
 
     def run(self, callbacks: list[Callback]) -> None:
-        """Have *callbacks* called on the one thread for all streams, so that none that blocks stops the watcher."""
+        """Call *callbacks* on the one thread for all streams, so that a callback that blocks does not stop the watcher."""
         if not callbacks:
             return
         self._callbacks.put(callbacks)
@@ -137,7 +170,7 @@ class Watcher:
                 run_all(self._callbacks.get())
 
     def start(self, name: str, target: Callable[[], None]) -> threading.Thread | None:
-        """Start a thread that no process waits for; return None where none may be had, which is logged once."""
+        """Start a daemon thread. Return None if no thread can be started, which is logged once."""
         thread = threading.Thread(target=target, name=name, daemon=True)
         try:
             thread.start()
@@ -151,19 +184,53 @@ class Watcher:
     # -- the watcher's thread
 
     def _watch(self) -> None:
+        try:
+            self._watch_until_killed()
+        finally:
+            self._thread = None  # the next stream starts another
+
+    def _watch_until_killed(self) -> None:
         while True:
-            self._is_asleep = True  # first: who comes behind this look wakes us
+            self._is_asleep = True  # first: a stream that comes after this check wakes us
             if not self._newcomers:
                 self._wakes.get()
             self._is_asleep = False
-            while self._streams or self._newcomers:
-                # Looked up late: under gevent, sleep is another one.
-                time.sleep(_TICK_AT_END if self._is_one_ending else _TICK)
+            is_needed = True  # for a tick, also if the newcomer is over already: else each short stream would wake us
+            while is_needed:
+                self._wait_for_tick(_TICK_AT_END if self._is_one_ending else _TICK)
                 self._tick()
+                is_needed = bool(self._streams or self._newcomers or self._asked)
+            self._send_held()  # and forget the streams that have held something until they ended
+
+    def _wait_for_tick(self, seconds: float) -> None:
+        """Wait, and send what streams hold: each in its time, and all before the tick."""
+        ends, sends_at = time.monotonic() + seconds, math.inf
+        while True:
+            now = time.monotonic()
+            if now >= min(ends, sends_at):
+                self._send_held()
+                sends_at = math.inf
+            if now >= ends:
+                return
+            self._sends_within = math.inf  # first: a thread that comes after this check wakes us
+            self._sends_within = min((each.within for each in self._holding.copy()), default=math.inf)
+            sends_at = min(sends_at, now + self._sends_within)
+            with contextlib.suppress(queue.Empty):
+                self._wakes.get(timeout=max(0.0, min(ends, sends_at) - now))
+
+    def _send_held(self) -> None:
+        for holding in self._holding.copy():
+            self._guarded(holding, holding.send)
+            self._holding.pop(holding, None)
+            holding.is_expected = False  # first: a thread that holds something after this check asks again
+            if holding.holds_some:
+                holding.is_expected = True
+                self._holding[holding] = None
 
     def _tick(self) -> None:
         now = time.monotonic()
         self._adopt_newcomers()
+        had_streams = bool(self._streams)
         self._see_connections()
         is_urgent = sum(self._look(asked, now) for asked in self._asked) > 0  # all are asked
         self._is_one_ending = False
@@ -172,11 +239,11 @@ class Watcher:
             for stream in self._streams
             if (now < stream.rests_until and not is_urgent) or self._goes_on(stream, now, is_urgent=is_urgent)
         ]
-        if not self._streams:
+        if not (had_streams or self._streams):  # asked once more, as the last stream may have ended after the question
             self._asked.clear()
         if self._calling_since is not None and now - self._calling_since > _CALLBACK_WITHIN:
             self._calling_since = None
-            _log.warning("an on_close callback has not returned within %d s: others wait for it", _CALLBACK_WITHIN)
+            _log.warning("an on_close callback has not returned within %d s, and other callbacks wait for it", _CALLBACK_WITHIN)
 
     def _look(self, asked: Asked, now: float) -> bool:
         is_urgent = True
@@ -202,7 +269,7 @@ class Watcher:
         self._streams.append(stream)
         self._asked.add(stream.round)
         other = self._by_descriptor.get(descriptor)
-        if other is not None:  # on a kept-alive connection; or others have closed the descriptor, and it is a new client's
+        if other is not None:  # a kept-alive connection; or the descriptor was closed, and belongs to a new client
             self._guarded(other, lambda: other.notice(self.run))
         if descriptor >= 0:
             self._descriptors[stream] = descriptor
@@ -225,7 +292,7 @@ class Watcher:
         try:
             is_due = is_urgent or stream.is_due(now)
         except Exception:
-            _log.exception("a look at an event stream raised")
+            _log.exception("the watcher failed to check an event stream")
             is_due = True
         return not is_due or self._serve(stream, now)
 
@@ -248,12 +315,12 @@ class Watcher:
             del self._by_descriptor[descriptor]
             self._poll.unregister(descriptor)
 
-    def _guarded(self, stream: Watched | None, act: Callable[[], object]) -> None:
-        """Do it; an exception ends that stream, and no other."""
+    def _guarded(self, stream: Watched | Holding | None, act: Callable[[], object]) -> None:
+        """Do it. An exception ends that stream, and no other."""
         try:
             act()
         except Exception:
-            _log.exception("the service of an event stream raised")
+            _log.exception("the watcher failed at an event stream, and ends it")
             if stream is not None:
                 self._guarded(None, lambda: stream.fail(self.run))
 
@@ -263,9 +330,12 @@ class Watcher:
         while True:
             callbacks = self._callbacks.get()
             self._calling_since = time.monotonic()
-            run_all(callbacks)
+            try:
+                run_all(callbacks)
+            except SystemExit:  # which would end this thread alone
+                _log.exception("an on_close callback raised")
             self._calling_since = None
-            del callbacks  # nothing of an application is kept
+            del callbacks  # keep no reference to anything of an application
 
 
 _watchers: dict[int, Watcher] = {}  # by process: a fork has another

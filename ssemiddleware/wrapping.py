@@ -1,4 +1,4 @@
-"""`wrap`: an application by its name, for a server's command line, where there is no code to change.
+"""`wrap`: wrap an application by its name, on a server's command line, without a change to its code.
 
 gunicorn "ssemiddleware:wrap('shop.web:create_app()', heartbeat=20)"
 """
@@ -16,8 +16,8 @@ from .options import check
 def wrap(name: str, /, **options: object) -> SSEMiddleware:
     """Return the application called *name*, wrapped.
 
-    *name* is ``"module:attribute"``, or ``"module:factory(literal, arguments='too')"`` as gunicorn has it; *options* are those
-    of `SSEMiddleware`. Raises `ValueError` for a name that is neither, and what the import raises.
+    *name* is ``"module:attribute"``, or ``"module:factory(literal, arguments='too')"`` as for gunicorn. *options* are those of
+    `SSEMiddleware`. Raises `ValueError` for any other name, and whatever the import raises.
     """
     allowed = '"module:attribute" or "module:factory(literal arguments)"'
     module, colon, expression = name.partition(":") if isinstance(name, str) else ("", "", "")

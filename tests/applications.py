@@ -66,8 +66,16 @@ def application_of(iterable: Iterable[bytes], *headers: tuple[str, str], status:
     return application
 
 
+def closing_layer(iterable: Iterable[bytes]) -> Iterator[bytes]:
+    """Pass the blocks on, as a layer outside does that closes what it wraps; a garbage collection closes it otherwise."""
+    try:
+        yield from iterable
+    finally:
+        iterable.close()  # type: ignore[attr-defined]
+
+
 class Response:
-    """A server's side of one response: calls the application as PEP 3333 has it, and records what it is told."""
+    """A server's side of one response: calls the application as PEP 3333 says, and records what it gets."""
 
     def __init__(self, application: WSGIApplication, environ: WSGIEnvironment) -> None:
         self.starts: list[tuple[str, Headers, OptExcInfo | None]] = []

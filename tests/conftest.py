@@ -14,6 +14,15 @@ from .applications import DEADLINE
 settings.register_profile("default", deadline=None, print_blob=True)
 settings.load_profile("default")
 
+_EXHAUSTIVE_WITHIN = 900  # seconds, on a busy machine too
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Give the tests that try each order of several threads' steps more time."""
+    for item in items:
+        if item.get_closest_marker("exhaustive"):
+            item.add_marker(pytest.mark.timeout(_EXHAUSTIVE_WITHIN))
+
 
 @pytest.fixture(autouse=True)
 def _no_thread_of_a_source_stays() -> Iterator[None]:

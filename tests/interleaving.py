@@ -4,7 +4,7 @@ Each thread stops before each step: a line of the modules that are given, or an 
 something. There a scheduler decides which thread goes on. `explore` tries all decisions, depth first, with no more than a given
 number of preemptions: a thread that could go on is made to wait for another. Nearly all bugs need one or two.
 
-A thread that sleeps waits for another to move. When all that are left sleep, they would wait for ever: that is a failure.
+A thread that sleeps waits for another to move. When all that are left sleep, they would wait forever: that is a failure.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from types import CodeType, FrameType, ModuleType
 from typing import Any, ClassVar, NamedTuple
 
-_MOST_STEPS = 20000  # of one run; more means that threads wake each other for ever
+_MOST_STEPS = 20000  # of one run; more means that threads wake each other forever
 _TOUCHES = ("LOAD_ATTR", "STORE_ATTR", "LOAD_METHOD")
 
 
@@ -157,9 +157,9 @@ class Run:
             if self._is_abandoned:
                 raise _Abandoned
         actor.looked += actor.has_slept
-        self._moves += 1  # now: whoever has fallen asleep meanwhile may hope for this step
+        self._moves += 1  # now: a thread that has fallen asleep meanwhile may hope for this step
         if self._moves > _MOST_STEPS:
-            self._abandon("threads wake each other for ever")
+            self._abandon("threads wake each other forever")
         if self.inject == (actor.name, actor.steps) and not self.was_injected:
             self.was_injected = True
             raise Injected
@@ -167,7 +167,7 @@ class Run:
     def _switch(self, actor: _Actor) -> None:
         following = self._next_after(actor)
         if following is None:
-            self._abandon(f"{actor.name} waits for ever")
+            self._abandon(f"{actor.name} waits forever")
         elif following is not actor:
             following.may_go.release()
             actor.may_go.acquire()
@@ -179,7 +179,7 @@ class Run:
         elif all(each.is_done for each in self._actors):
             self._all_done.set()
         else:
-            self._abandon("all that are left wait for ever")
+            self._abandon("all that are left wait forever")
             self._go_on_after(actor)
 
     def _abandon(self, why: str) -> None:
@@ -280,6 +280,12 @@ def _touching(code: CodeType, shared: str) -> frozenset[int]:
     return frozenset(each.offset for each in instructions if re.search(shared, str(each.argval)))
 
 
+# What CPython 3.11 says when it finds the stack of a ``with`` in disorder after a trace function that has raised: not in the
+# same order again, and seen twice in some hundred runs of all tests.
+_LOST_ITS_STACK = "TypeError(\"'traceback' object is not callable\")"
+_AGAIN = 3
+
+
 def explore(make: Callable[[Iterable[int]], Run], check: Callable[[Run], None]) -> int:
     """Run what *make* makes in every order, and *check* each; return how many orders that were. Raise `Broken` for the first
     that breaks something, with its steps.
@@ -291,6 +297,10 @@ def explore(make: Callable[[Iterable[int]], Run], check: Callable[[Run], None]) 
     while True:
         run = make(choices)
         run.start()
+        for _ in range(_AGAIN):
+            if any(_LOST_ITS_STACK in error for error in run.errors):
+                run = make(choices)
+                run.start()
         count += 1
         try:
             if run.errors:

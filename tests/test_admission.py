@@ -1,4 +1,4 @@
-"""`ssemiddleware.admission`: which streams get a place, which are refused, and which end when memory stays critical."""
+"""`ssemiddleware.admission`: which streams get a place, and which are refused."""
 
 from __future__ import annotations
 
@@ -32,6 +32,7 @@ from .applications import (
     Blocks,
     Response,
     application_of,
+    closing_layer,
     environ_of,
     respond,
 )
@@ -70,11 +71,11 @@ def admit(to: Admission, reason: str = "application ended") -> Place:
 # -- places
 
 
-def test_there_are_as_many_places_as_the_limit_says() -> None:
+def test_as_many_streams_are_admitted_as_the_limit_allows() -> None:
     places = admission(3)
     given = [admit(places) for _ in range(3)]
     assert places.maybe_admit(Stream()) is None
-    given[1].leave()
+    given[1].release()
     admit(places)
     assert places.maybe_admit(Stream()) is None
     assert (places.stats().open, places.stats().refused) == (3, 2)
@@ -84,12 +85,12 @@ def test_a_place_is_given_back_once() -> None:
     places = admission(2)
     first, _ = admit(places), admit(places)
     for _ in range(3):
-        first.leave()
+        first.release()
     assert places.stats().open == 1
     assert places.stats().ended == {"application ended": 1}
 
 
-def test_without_a_limit_everyone_gets_a_place() -> None:
+def test_without_a_limit_every_stream_gets_a_place() -> None:
     places = admission()
     assert len({id(admit(places)) for _ in range(1000)}) == places.stats().open == 1000
 
@@ -100,8 +101,8 @@ def test_a_limit_may_change() -> None:
     assert [places.maybe_admit(Stream()) is not None for _ in range(4)] == [True, True, False, True]
 
 
-def test_a_stream_that_cannot_be_refused_has_a_place_beyond_the_limit() -> None:
-    """What a client would send again, a POST, must not run twice."""
+def test_a_stream_that_must_not_be_refused_gets_a_place_above_the_limit() -> None:
+    """A client sends a refused POST again, and it must not run twice."""
     memory = Memory()
     places = admission(1, memory)
     admit(places)
@@ -119,23 +120,23 @@ def test_a_stand_in_gives_a_place_back_and_the_stream_stays_open() -> None:
     other = admit(places)
     assert places.maybe_admit(Stream()) is None
     assert places.stats().open == 2
-    kept.leave()
-    assert places.maybe_admit(Stream()) is None, "it is given back once"
-    other.leave()
+    kept.release()
+    assert places.maybe_admit(Stream()) is None, "a place is given back only once"
+    other.release()
     admit(places)
     assert (places.stats().open, places.stats().kept_threads) == (1, 0)
 
 
-def test_a_place_that_has_been_left_keeps_nothing_of_its_application() -> None:
+def test_a_place_that_was_given_back_keeps_no_reference_to_its_application() -> None:
     def wake() -> None:
-        """Stand for what an application registers."""
+        """Stand for a callback that an application registers."""
 
     places, stream, seen = admission(), Stream(), weakref.ref(wake)
     stream.on_close(wake)
     place = places.maybe_admit(stream)
     assert place is not None
     stream.reason = "drain"
-    place.leave()
+    place.release()
     del wake, stream, place
     gc.collect()
     assert seen() is None
@@ -144,11 +145,25 @@ def test_a_place_that_has_been_left_keeps_nothing_of_its_application() -> None:
 
 @pytest.fixture
 def no_others(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Count none of the streams towards a shared limit that other tests have left open."""
+    """Do not count streams that other tests left open towards a shared limit."""
     monkeypatch.setattr("ssemiddleware.admission._of_processes", {})
 
 
 @pytest.mark.usefixtures("no_others")
+def test_of_many_streams_that_ended_together_nothing_stays_after_the_next_tick() -> None:
+    """No other stream need begin for that."""
+    places = admission()
+    given_places = [admit(places) for _ in range(500)]
+    for place in given_places:
+        place.release()
+    del given_places, place
+    with places._counted.lock:
+        places.look()  # does not wait
+    places.look()
+    assert sum(type(one) is Place and one._admission is places for one in gc.get_objects()) == 0
+    assert sum(places.stats().ended.values()) == 500
+
+
 def test_admissions_that_share_a_limit_count_together() -> None:
     both = [Admission(limit=lambda: 3, counts_all=True) for _ in range(2)]
     alone = admission(3)
@@ -157,16 +172,16 @@ def test_admissions_that_share_a_limit_count_together() -> None:
     given_places = [admit(both[0]), admit(both[0]), admit(both[1])]
     assert both[0].maybe_admit(Stream()) is None
     assert both[1].maybe_admit(Stream()) is None
-    given_places[0].leave()
+    given_places[0].release()
     given_places.append(admit(both[1]))
     assert (both[0].stats().open, both[1].stats().open) == (1, 2)
     for place in given_places:
-        place.leave()
+        place.release()
     assert (both[0].stats().open, both[1].stats().open) == (0, 0)
 
 
 @given(st.lists(st.booleans()), st.integers(1, 5))
-def test_the_count_is_exact_whoever_comes_and_goes(comes: list[bool], limit: int) -> None:
+def test_the_count_is_exact_in_any_order_of_beginnings_and_ends(comes: list[bool], limit: int) -> None:
     places, open_places, refused = admission(limit), list[Place](), 0
     for come in comes:
         if come:
@@ -176,7 +191,7 @@ def test_the_count_is_exact_whoever_comes_and_goes(comes: list[bool], limit: int
             else:
                 open_places.append(place)
         elif open_places:
-            open_places.pop().leave()
+            open_places.pop().release()
         stats = places.stats()
         assert stats.open == len(open_places) <= limit
         assert stats.refused == refused
@@ -195,7 +210,7 @@ def test_admissions_that_share_a_limit_never_exceed_it_among_threads() -> None:
                 most.append(len(held))
                 time.sleep(0)
                 held.remove(place)
-                place.leave()
+                place.release()
 
     threads = [threading.Thread(target=come_and_go, args=(both[number % 2],)) for number in range(12)]
     for thread in threads:
@@ -207,7 +222,7 @@ def test_admissions_that_share_a_limit_never_exceed_it_among_threads() -> None:
     given_places = [admit(both[0]) for _ in range(5)]
     assert both[1].maybe_admit(Stream()) is None
     for place in given_places:
-        place.leave()
+        place.release()
 
 
 def test_the_count_is_exact_among_threads() -> None:
@@ -218,7 +233,7 @@ def test_the_count_is_exact_among_threads() -> None:
             place = places.maybe_admit(Stream())
             most.append(places.stats().open)
             if place is not None:
-                place.leave()
+                place.release()
 
     threads = [threading.Thread(target=come_and_go) for _ in range(8)]
     for thread in threads:
@@ -231,7 +246,7 @@ def test_the_count_is_exact_among_threads() -> None:
     assert sum(stats.ended.values()) + stats.refused == 8 * 300
 
 
-def test_a_place_may_be_left_inside_a_garbage_collection_that_admitting_sets_off() -> None:
+def test_a_place_may_be_given_back_inside_a_garbage_collection_that_admitting_starts() -> None:
     places = admission()
 
     class Cycle:
@@ -239,7 +254,7 @@ def test_a_place_may_be_left_inside_a_garbage_collection_that_admitting_sets_off
             self.itself, self.place = self, admit(places)
 
         def __del__(self) -> None:
-            self.place.leave()
+            self.place.release()
 
     thresholds = gc.get_threshold()
     gc.set_threshold(1)
@@ -258,13 +273,13 @@ from ssemiddleware import Stream
 from ssemiddleware.admission import Admission
 places = Admission(limit=lambda: 1)
 place = places.maybe_admit(Stream())
-assert places._counted._lock.acquire()  # as a thread of the parent may hold it
+assert places._counted.lock.acquire()  # as if a thread of the parent held it at the fork
 child = os.fork()
 if child == 0:
-    place.leave()  # the parent's
+    place.release()  # the parent's
     own = places.maybe_admit(Stream())
     os._exit(0 if own and places.stats().open == 1 and not places.stats().ended else 1)
-places._counted._lock.release()
+places._counted.lock.release()
 assert os.waitpid(child, 0)[1] == 0, "the child counts its parent's streams"
 assert places.stats().open == 1
 """
@@ -275,17 +290,17 @@ def test_each_process_counts_its_own_streams() -> None:
     subprocess.run([sys.executable, "-c", FORKS], env=environment, check=True, timeout=60)
 
 
-# -- when to come back
+# -- the time to reconnect
 
 
-def test_a_client_is_told_to_come_back_with_jitter() -> None:
+def test_the_time_to_reconnect_has_jitter() -> None:
     places = admission()
     times = {places.next_retry() for _ in range(200)}
     assert 2250 <= min(times) < 2700
     assert 3900 < max(times) <= 4500
 
 
-def test_a_refused_client_waits_the_longer_the_more_are_refused_and_this_fades() -> None:
+def test_a_refused_client_waits_longer_the_more_were_refused_lately() -> None:
     clock = Clock()
     places = admission(10, clock=clock)
     for _ in range(10):
@@ -306,116 +321,26 @@ def test_a_refused_client_waits_the_longer_the_more_are_refused_and_this_fades()
     assert median_retry() < 1.2 * calm
 
 
-# -- memory
-
-
-def test_none_is_admitted_while_memory_is_critical() -> None:
-    memory = Memory()
-    places = admission(memory=memory)
-    memory.share = 0.91
-    admit(places)
-    memory.share = 0.92
-    assert places.maybe_admit(Stream()) is None
-    memory.share = 0.91
-    admit(places)
-
-
-def test_nobody_is_locked_out_for_good_by_memory_that_does_not_fall() -> None:
-    memory = Memory()
-    memory.share = 1.5
-    places = admission(memory=memory)
-    first = admit(places)
-    assert places.maybe_admit(Stream()) is None
-    first.leave()
-    admit(places)
-
-
-def open_places(places: Admission, count: int) -> list[Place]:
-    return [admit(places) for _ in range(count)]
-
-
-def pull(streams: list[Place], sizes: list[int]) -> None:
-    """Have the streams pull so many bytes each."""
-    for place, size in zip(streams, sizes, strict=True):
-        place.carried.bytes_in += size
-
-
-def ended(streams: list[Place]) -> list[int]:
-    return [index for index, place in enumerate(streams) if place.must_end]
-
-
-def test_when_memory_stays_critical_the_hungriest_streams_end_one_by_one() -> None:
-    memory, now = Memory(), 1000.0
-    places = admission(memory=memory)
-    streams = open_places(places, 4)
-    memory.share = 0.95
-    seen = {}
-    for _ in range(60):
-        places.relieve(now)
-        seen[round(now - 1000.0, 1)] = ended(streams)
-        pull(streams, [10, 30, 0, 20])
-        now += 0.1
-    assert seen[1.9] == []
-    assert seen[2.0] == [1]
-    assert seen[2.4] == [1]
-    assert seen[2.5] == [1, 3]
-    assert seen[3.0] == seen[5.9] == [0, 1, 3], "a stream that pulls nothing is left alone"
-
-
-def test_what_counts_is_what_a_stream_has_pulled_lately() -> None:
-    memory = Memory()
-    places = admission(memory=memory)
-    streams = open_places(places, 3)
-    pull(streams, [10**6, 0, 0])  # long ago
-    memory.share = 0.95
-    places.relieve(1000.0)
-    pull(streams, [0, 100, 0])
-    streams[2].carried.quick_bytes += 99  # small blocks count as well
-    places.relieve(1002.0)
-    assert ended(streams) == [1]
-
-
-def test_a_stream_that_begins_long_after_others_is_not_ended_for_what_they_saw() -> None:
-    memory = Memory()
-    places = admission(memory=memory)
-    memory.share = 0.95
-    places.relieve(1000.0)
-    streams = open_places(places, 1)  # an hour later; nobody has looked meanwhile
-    places.relieve(4600.0)
-    pull(streams, [10])
-    places.relieve(4601.9)
-    assert ended(streams) == []
-    places.relieve(4602.0)
-    assert ended(streams) == [0]
-
-
-def test_no_stream_ends_once_memory_has_fallen() -> None:
-    memory = Memory()
-    places = admission(memory=memory)
-    streams = open_places(places, 2)
-    memory.share = 0.95
-    places.relieve(1000.0)
-    memory.share = 0.91
-    places.relieve(1001.9)
-    memory.share = 0.95
-    places.relieve(1002.0)
-    pull(streams, [10, 20])
-    places.relieve(1003.9)
-    assert ended(streams) == []
-    places.relieve(1004.0)
-    assert ended(streams) == [1]
-
-
-def test_memory_is_looked_at_once_a_tick_by_the_watcher(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_observers_are_called_once_a_tick_while_streams_are_open() -> None:
     looks = threading.Semaphore(0)
-    monkeypatch.setattr(Admission, "relieve", lambda self, now: looks.release())
-    _, response = one_stream_open(application_of(Blocks(repeat(b"data: x\n\n"))))
+    middleware, response = one_stream_open(application_of(Blocks(repeat(b"data: x\n\n"))))
+    middleware._streams.admission.observe(looks.release)
     for _ in range(2):
-        assert looks.acquire(timeout=DEADLINE), "nobody looks while streams are silent"
+        assert looks.acquire(timeout=DEADLINE), "no observer is called while streams are silent"
     response.close()
 
 
-# -- a signal handler may ask for the numbers at any time, inside of anything
+@pytest.mark.parametrize("share", [0.79, 0.95, 1.5])
+def test_no_stream_is_refused_or_ended_for_memory(share: float) -> None:
+    memory = MemoryGovernor(read=lambda: (round(1000 * share), 1000))
+    middleware = SSEMiddleware(application_of([b"data: x\n\n"] * 3), memory=memory)
+    responses = [Response(middleware, environ_of(EVENT_SOURCE)) for _ in range(3)]
+    assert [b"".join(response.blocks()) for response in responses] == [b"data: x\n\n" * 3] * 3
+    assert middleware.stats().refused == 0
+    assert middleware.stats().pauses == 0
+
+
+# -- a signal handler may ask for the numbers at any time
 
 
 def stop_at_each_step(module: str, act: Callable[[], object], look: Callable[[], object]) -> int:
@@ -428,7 +353,7 @@ def stop_at_each_step(module: str, act: Callable[[], object], look: Callable[[],
             return None
         if event == "line":
             steps += 1
-            sys.settrace(None)  # a handler runs to its end, here as there
+            sys.settrace(None)  # a signal handler runs to its end, too
             look()
             sys.settrace(trace)
         return trace
@@ -442,7 +367,7 @@ def stop_at_each_step(module: str, act: Callable[[], object], look: Callable[[],
     return steps
 
 
-def test_the_numbers_wait_for_nobody_and_are_exact_before_each_step_of_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_numbers_are_exact_and_never_wait_at_each_step_of_a_decision(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("ssemiddleware.admission._ADD_UP_AT", 1)
     places = admission(6)
     seen = []
@@ -455,9 +380,9 @@ def test_the_numbers_wait_for_nobody_and_are_exact_before_each_step_of_a_decisio
         first, second = admit(places), admit(places, "drain")
         for place in (first, second):
             place.carried.count_in(b"data: 1\n\n")
-        first.leave()
-        admit(places).leave()
-        second.leave()
+        first.release()
+        admit(places).release()
+        second.release()
         places.maybe_admit(Stream())
 
     assert stop_at_each_step("ssemiddleware.admission", come_and_go, look) > 100
@@ -468,9 +393,9 @@ def test_the_numbers_wait_for_nobody_and_are_exact_before_each_step_of_a_decisio
     assert (seen[-1].events_in, seen[-1].open, sum(seen[-1].ended.values())) == (2, 1, 3)
 
 
-def test_a_signal_handler_gets_the_numbers_inside_a_decision() -> None:
+def test_a_signal_handler_gets_the_numbers_while_its_thread_holds_the_locks() -> None:
     places = admission(memory=Memory())
-    with places._counted, places._memory._gauge._reading:  # type: ignore[union-attr]
+    with places._counted.lock, places._memory._gauge._reading:  # type: ignore[union-attr]
         assert places.stats().open == 0
 
 
@@ -529,7 +454,7 @@ def test_an_announced_request_that_is_refused_never_reaches_the_application(lazi
 
 
 class Closing:
-    """An iterable that tells whether it was closed."""
+    """An iterable that counts how often it was closed."""
 
     def __init__(self) -> None:
         self.closed = 0
@@ -559,7 +484,7 @@ def test_the_iterable_of_an_unannounced_request_that_is_refused_is_closed_and_ne
 
 
 @PATHS
-def test_what_is_no_event_stream_needs_no_place(path: dict[str, str]) -> None:
+def test_a_response_that_is_no_event_stream_needs_no_place(path: dict[str, str]) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [("Content-Type", "text/html")])
         return iter([b"page"])
@@ -615,7 +540,7 @@ def test_an_application_that_raises_gives_its_place_back(path: dict[str, str], w
 
 
 @PATHS
-def test_a_server_that_forgets_the_response_gives_its_place_back(path: dict[str, str]) -> None:
+def test_a_response_that_its_server_drops_gives_its_place_back(path: dict[str, str]) -> None:
     middleware = SSEMiddleware(streaming(), max_streams=1)
     for begins in (False, True) * 2:
         iterable = middleware(environ_of(path), lambda *_: lambda _block: None)
@@ -637,21 +562,6 @@ def test_a_head_request_keeps_no_place(path: dict[str, str]) -> None:
     assert middleware.stats().open == 0
 
 
-@PATHS
-def test_a_stream_that_must_end_ends_behind_its_event(path: dict[str, str]) -> None:
-    memory = Memory()
-    middleware = SSEMiddleware(streaming(), memory=memory.governor, announced=lambda environ: path is ANNOUNCED)
-    response = Response(middleware, environ_of(EVENT_SOURCE))
-    blocks = response.blocks()
-    next(blocks)
-    (place,) = middleware._admission._open
-    place.must_end = True
-    body = b"".join(blocks)
-    assert body.endswith(b"\n\n")
-    assert body.rpartition(b"retry: ")[0].endswith(b"data: x\n\n")
-    assert dict(middleware.stats().ended) == {"memory": 1}
-
-
 def test_a_stream_ends_with_a_line_in_the_log_for_debugging(caplog: pytest.LogCaptureFixture) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [EVENT_STREAM])
@@ -664,12 +574,43 @@ def test_a_stream_ends_with_a_line_in_the_log_for_debugging(caplog: pytest.LogCa
     assert line.message == f"stream ended: application ended, {seconds:.3f} s, 18 bytes, 2 events"
 
 
-def test_max_streams_wins_over_the_servers_threads(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_closed", [False, True], ids=["bare", "inside a layer that closes it"])
+def test_a_collection_that_ends_a_stream_takes_no_lock_of_the_log(is_closed: bool, caplog: pytest.LogCaptureFixture) -> None:
+    """It may run inside of one: that of a ``QueueHandler``'s queue is not reentrant."""
+    middleware = SSEMiddleware(streaming())
+    with caplog.at_level(logging.DEBUG, "ssemiddleware"):
+        iterable = middleware(environ_of(ANNOUNCED), lambda *_: lambda _block: None)
+    cycle: list[object] = [closing_layer(iterable) if is_closed else iter(iterable)]
+    next(cycle[0])  # type: ignore[call-overload]
+    cycle.append(cycle)
+    if not is_closed:
+        del iterable
+    lock, log = threading.Lock(), logging.getLogger("ssemiddleware")
+
+    def handle(record: logging.LogRecord) -> bool:
+        assert lock.acquire(timeout=1)
+        lock.release()
+        return True
+
+    log.addFilter(handle)
+    try:
+        with caplog.at_level(logging.DEBUG, "ssemiddleware"):
+            with lock:
+                del cycle
+                gc.collect()
+            middleware._streams.admission.look()
+    finally:
+        log.removeFilter(handle)
+    (line,) = [record.message for record in caplog.records if "stream ended" in record.message]
+    assert line.startswith("stream ended: client gone, ")
+
+
+def test_max_streams_overrides_the_servers_threads(monkeypatch: pytest.MonkeyPatch) -> None:
     class FourThreads(Server):
         def threads(self) -> int:
             return 4
 
-    monkeypatch.setattr("ssemiddleware.middleware.find_server", FourThreads)
+    monkeypatch.setattr("ssemiddleware.streams.find_server", FourThreads)
 
     def open_at_most(**options: int) -> int | None:
         middleware = SSEMiddleware(streaming(), **options)  # type: ignore[arg-type]
@@ -688,7 +629,7 @@ def test_the_last_quarter_of_the_threads_stays_free_and_at_least_one(
         def threads(self) -> int:
             return threads
 
-    monkeypatch.setattr("ssemiddleware.middleware.find_server", WithThreads)
+    monkeypatch.setattr("ssemiddleware.streams.find_server", WithThreads)
     middleware = SSEMiddleware(streaming())
     Response(middleware, environ_of(ANNOUNCED)).close()
     assert middleware.stats().most_streams == streams
@@ -727,26 +668,27 @@ def test_a_stream_that_becomes_an_error_page_and_a_stream_again_has_a_place() ->
     assert (middleware.stats().open, sum(middleware.stats().ended.values())) == (0, 1)
 
 
-def test_a_stream_that_a_collection_ends_inside_a_decision_waits_for_nobody() -> None:
+def stream_in_a_cycle(middleware: SSEMiddleware) -> list[object]:
+    """Return a stream that only a garbage collection ends: the layer outside closes it then."""
+    layer = closing_layer(Response(middleware, environ_of(ANNOUNCED)).iterable)
+    next(layer)
+    cycle: list[object] = [layer]
+    cycle.append(cycle)
+    return cycle
+
+
+def test_a_stream_that_a_collection_ends_inside_a_decision_takes_no_lock() -> None:
     middleware = SSEMiddleware(streaming())
-    told = []
-    middleware._admission.observers.append(lambda: told.append(threading.current_thread()))  # the watcher's as well
+    threads = []
+    middleware._streams.admission.observe(lambda: threads.append(threading.current_thread()))  # the watcher calls it too
 
-    def outer(iterable: Iterable[bytes]) -> Iterator[bytes]:
-        try:
-            yield from iterable
-        finally:
-            iterable.close()  # type: ignore[attr-defined]  # a layer outside that closes what it wraps
-
-    response = Response(middleware, environ_of(ANNOUNCED))
-    forgotten = [outer(response.iterable)]
-    next(forgotten[0])
-    forgotten.append(forgotten)  # type: ignore[arg-type]
-    with middleware._admission._counted:
-        told.clear()
-        del forgotten, response
+    forgotten = stream_in_a_cycle(middleware)
+    with (counted := middleware._streams.admission._counted).lock:
+        counted.holder = threading.get_ident()
+        threads.clear()
+        del forgotten
         gc.collect()
-        assert threading.current_thread() not in told
+        assert threading.current_thread() not in threads
     assert middleware.stats().open == 0
 
 
@@ -754,3 +696,19 @@ def test_where_threads_cannot_be_counted_there_is_no_limit() -> None:
     middleware = SSEMiddleware(streaming())
     Response(middleware, environ_of(ANNOUNCED)).close()
     assert middleware.stats().most_streams is None
+
+
+def test_observers_are_not_called_inside_a_collection_whose_thread_may_hold_their_lock() -> None:
+    middleware = SSEMiddleware(streaming())
+    lock = threading.Lock()
+
+    def notify() -> None:
+        assert lock.acquire(timeout=1)
+        lock.release()
+
+    middleware._streams.admission.observe(notify)
+    forgotten = stream_in_a_cycle(middleware)
+    with lock:
+        del forgotten
+        gc.collect()
+    assert middleware.stats().open == 0

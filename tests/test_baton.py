@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 
-from ssemiddleware import SSEMiddleware, baton, care, middleware, outside, service, start, stream
+from ssemiddleware import SSEMiddleware, baton, care, joining, outside, service, start, stream, streams, watcher
 from ssemiddleware.baton import Baton
 from ssemiddleware.ending import StreamOver
 from ssemiddleware.servers.connection import Connection, Progress, State
-from ssemiddleware.servers.server import Loop, Pool, Server, StartThread, StopSign, Writer
+from ssemiddleware.servers.server import MOST_JOINED, MOST_WRITTEN, Loop, Pool, Server, StartThread, StopSign, Writer
+from ssemiddleware.watcher import Watcher
 
 from .applications import ANNOUNCED, EVENT_SOURCE, EVENT_STREAM, Headers, environ_of
 from .interleaving import Injected, Injection, Run, explore
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 
     from ssemiddleware.care import Care
     from ssemiddleware.handle import Callback
+    from ssemiddleware.joining import Held
     from ssemiddleware.servers.server import StartThread
     from ssemiddleware.service import Service
 
@@ -64,7 +66,7 @@ class FakeServer(Server):
         self.is_cut = self.has_ended = self.is_released = self.is_stopping = self.is_closed = False
         self.breaks = False  # a write of ours fails half way
         self.error: BaseException | None = None  # that the application or a write raised
-        self.lent: set[object] = set()  # stand-ins that nobody has taken back
+        self.lent: set[object] = set()  # stand-ins that were not taken back
         self.iterable: Iterable[bytes] = ()
 
     def point(self, where: str) -> None:
@@ -76,7 +78,7 @@ class FakeServer(Server):
     def connection(self) -> Connection:
         return FakeConnection(self)
 
-    def writer(self, write: object) -> Writer:
+    def writer(self, write: object, encoding: str = "") -> Writer:
         return FakeWriter(self)
 
     def stop_sign(self) -> StopSign:
@@ -89,7 +91,7 @@ class FakeServer(Server):
 
     def write(self, block: bytes, who: str = "server") -> None:
         self.must(not self.writing, f"{who} writes {block!r} while {self.writing} does")
-        self.must(not self.has_ended, f"{who} writes {block!r} behind the end")
+        self.must(not self.has_ended, f"{who} writes {block!r} after the end")
         if self.is_cut:
             raise Broke
         self.writing.append(who)
@@ -172,7 +174,7 @@ class FakeConnection(Connection):
         self._use("state")
         return self._server.state
 
-    def hold_little(self) -> None:
+    def hold_little(self, *, is_fast: bool = False) -> None:
         pass
 
     def restore(self) -> None:
@@ -203,14 +205,17 @@ class FakeWriter:
     def __init__(self, server: FakeServer) -> None:
         self._server = server
 
-    def write(self, block: bytes) -> bool:
+    def write(self, block: bytes, most: int = MOST_WRITTEN) -> bool:
         server = self._server
         before = server.log[-1][1] if server.log else b"\n"
-        server.must(before.endswith(b"\n"), f"{block!r} behind {before!r}")
+        server.must(before.endswith(b"\n"), f"{block!r} after {before!r}")
         server.must(server.is_stream, f"{block!r} in what is no stream")
-        server.must(not server.is_released, f"{block!r} behind the response")
+        server.must(not server.is_released, f"{block!r} after the response")
         server.write(block, "watcher")
         return True
+
+    def room(self) -> int:
+        return MOST_JOINED if self._server.state == "open" else 0
 
     def end(self, last: bytes) -> bool:
         self.write(last)
@@ -219,7 +224,7 @@ class FakeWriter:
 
 
 class FakeSign:
-    must_be_told = True
+    needs_reports = True
 
     def __init__(self, server: FakeServer) -> None:
         self._server = server
@@ -230,7 +235,7 @@ class FakeSign:
     def seconds_left(self, stopping_for: float) -> float | None:
         return None
 
-    def tell_alive(self) -> None:
+    def report_alive(self) -> None:
         pass
 
 
@@ -254,6 +259,7 @@ class Watching:
         self.cares: list[Care] = []
         self.callbacks: list[Callback] = []
         self.failed: list[BaseException] = []
+        self.sender = Watcher()
 
     @property
     def services(self) -> list[Service]:
@@ -271,6 +277,13 @@ class Watching:
 
     def start(self, name: str, target: Callable[[], None]) -> threading.Thread | None:
         return None
+
+    def expect(self, held: Held) -> bool:
+        self.sender._holding[held] = None
+        return True
+
+    def send_held(self) -> None:
+        self.sender._send_held()
 
     def tick(self, *times: float, notice: bool = False) -> None:
         for now in times:
@@ -337,7 +350,7 @@ class Body:
 
 # What threads share; a thread is stopped before each line of ours that names one of these.
 _SHARED = (
-    r"\b(holder|is_(free|over|quick|done|stream)|writer|_possible_writer|_write|connection|ending|wire|_take_back|server|free|_taken)\b"
+    r"\b(holder|is_(free|over|quick|done|stream)|writer|_possible_writer|_write|connection|ending|wire|_take_back|server|free|_taken|held|is_expected|_blocks|_holding)\b"
     r"|baton\.\w+\(|_maybe_take|let_go\(|_is_held|forget\("
 )
 
@@ -349,14 +362,15 @@ class Scene:
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._setattr = monkeypatch.setattr
-        self._setattr(middleware, "find_server", lambda environ: environ["fake.server"])
+        self._setattr(streams, "find_server", lambda environ: environ["fake.server"])
         self._begin(lambda: Application(), None)
         self.with_injection = 0
 
-    def _begin(self, application: Callable[[], Application], run: Run | None) -> None:
+    def _begin(self, application: Callable[[], Application], run: Run | None, *, joins: bool = False) -> None:
         self.server, self.watching, self.application = FakeServer(run), Watching(), application()
-        self._setattr(middleware, "watcher", lambda *_: self.watching)
-        self.wrapped = SSEMiddleware(self.application, memory=None, send_deadline=None)
+        self._setattr(streams, "watcher", lambda *_: self.watching)
+        join = 60.0 if joins else None
+        self.wrapped = SSEMiddleware(self.application, memory=None, send_deadline=None, join=join)
 
     def explore(
         self,
@@ -367,18 +381,22 @@ class Scene:
         prepare: Callable[[Scene], object] = lambda scene: None,
         preemptions: int = 2,
         inject: Injection | None = None,
+        joins: bool = False,
     ) -> int:
-        """Return how many orders there were."""
+        """Return how many orders there were. *joins*: the third event and those after it are held, two at a time."""
+        self._setattr(joining, "FOLLOWED", 1)
+        self._setattr(joining, "AT_ONCE", 60.0)
+        self._setattr(joining, "MOST_JOINED", 2 * len(EVENT))
 
         def make(choices: Iterable[int]) -> Run:
             run = Run(
-                (stream, service, start, care, outside, baton),
+                (stream, service, start, care, outside, baton, joining, watcher),
                 shared=_SHARED,
                 preemptions=preemptions,
                 choices=choices,
                 inject=inject,
             )
-            self._begin(application, run)
+            self._begin(application, run, joins=joins)
             self._setattr(baton, "time", _Sleeping(run))
             prepare(self)
             run.add("server", lambda: self.server.respond(self.wrapped, request))
@@ -391,11 +409,11 @@ class Scene:
     def _check(self, run: Run) -> None:
         server, watching, application = self.server, self.watching, self.application
         self.with_injection += run.was_injected
-        watching.tick(900)  # whoever has ended is let go of
+        watching.tick(900)  # what has ended is released
         assert all(isinstance(error, Broke) for error in watching.failed), watching.failed
         assert server.broken == []
         assert server.writing == []
-        assert server.error is None or isinstance(server.error, (Injected, OSError))  # a cut, or a write behind it
+        assert server.error is None or isinstance(server.error, (Injected, OSError))  # a cut, or a write after it
         assert application.was_called or run.was_injected
         for each in watching.services:
             assert (each.baton.is_over, each.baton.holder, each.is_done) == (True, 0, True)
@@ -407,11 +425,13 @@ class Scene:
         assert closed == len(application.bodies) or (run.was_injected and closed == 0)  # just before, and as without us
         if not run.was_injected:
             assert application.called_back + len(watching.callbacks) == application.was_called
-        written = [block for who, block in server.log if who == "server" and not block.startswith((b":", b"retry:"))]
-        assert written == application.given[: len(written)]
-        is_whole = written == application.given and server.has_ended
-        is_told = server.error is not None or server.is_cut or server.state != "open" or server.is_stopping or server.is_closed
-        assert is_whole or is_told
+        written = [block for who, block in server.log if not block.startswith((b":", b"retry:"))]
+        assert b"".join(application.given).startswith(b"".join(written))
+        assert self.wrapped.options.join is not None or written == application.given[: len(written)]
+        assert all(each.held is None for each in watching.services)
+        is_whole = b"".join(written) == b"".join(application.given) and server.has_ended
+        is_known = server.error is not None or server.is_cut or server.state != "open" or server.is_stopping or server.is_closed
+        assert is_whole or is_known
 
 
 class _Sleeping:
@@ -461,11 +481,11 @@ def _restart(status: str, *headers: tuple[str, str]) -> Act:
 
 def _noticing(state: State, *times: float) -> Others:
     def others(scene: Scene) -> dict[str, Callable[[], object]]:
-        def leave() -> None:
+        def end() -> None:
             scene.server.state = state
             scene.watching.tick(*times, notice=True)
 
-        return {"watcher": leave}
+        return {"watcher": end}
 
     return others
 
@@ -508,6 +528,30 @@ def _cutting(scene: Scene) -> dict[str, Callable[[], object]]:
     return {"watcher": cut}
 
 
+def _sending(times: int, *ticks: float) -> Others:
+    """Have the watcher send what is held, and then tick."""
+
+    def others(scene: Scene) -> dict[str, Callable[[], object]]:
+        def send() -> None:
+            for _ in range(times):
+                scene.watching.send_held()
+            scene.watching.tick(*ticks)
+            scene.watching.send_held()
+
+        return {"watcher": send}
+
+    return others
+
+
+def _breaking_sending(scene: Scene) -> dict[str, Callable[[], object]]:
+    scene.server.breaks = True
+    return _sending(1, 100, 200)(scene)
+
+
+def _fail(body: Body) -> bytes:
+    raise Broke
+
+
 def _application(*steps: bytes | Act, in_call: Act | None = None) -> Callable[[], Application]:
     return lambda: Application(*steps, in_call=in_call)
 
@@ -517,6 +561,7 @@ class Case(NamedTuple):
     others: Others
     request: dict[str, str] = EVENT_SOURCE
     preemptions: int = 1  # 2 takes ten times as long
+    joins: bool = False
 
 
 CASES = {
@@ -533,7 +578,7 @@ CASES = {
     "a drain in an event": Case(_application(HALF, REST), _stopping(0, 0.2), preemptions=2),
     "a drain in an event that does not end": Case(_application(HALF, HALF), _stopping(10, 0.5)),
     "a drain of a fetch()": Case(_application(EVENT, EVENT), _stopping(10, 0.5), FETCH),
-    "a client that leaves": Case(_application(EVENT, EVENT), _noticing("gone", 100, 200)),
+    "a client that disconnects": Case(_application(EVENT, EVENT), _noticing("gone", 100, 200)),
     "a client that sends no more": Case(_application(EVENT, EVENT), _noticing("half closed", 100, 200), FETCH),
     "a thread that is kept": Case(_application(EVENT), _noticing("gone", 100, 102, 104), preemptions=2),
     "a write that fails": Case(_application(EVENT), _breaking, preemptions=2),
@@ -544,11 +589,31 @@ CASES = {
         lambda scene: {"other": lambda: _closing(scene), **_noticing("gone", 100, 102)(scene)},
         preemptions=1,
     ),
+    "held events": Case(_application(*[EVENT] * 6), _sending(1, 100), preemptions=2, joins=True),
+    "held events that are sent again and again": Case(_application(*[EVENT] * 5), _sending(3), joins=True),
+    "held events before write()": Case(
+        _application(EVENT, EVENT, EVENT, _write(HALF, REST), EVENT), _sending(1, 100, 200), joins=True
+    ),
+    "held events before half an event": Case(
+        _application(EVENT, EVENT, EVENT, EVENT, HALF, REST), _sending(1, 100, 200), preemptions=2, joins=True
+    ),
+    "held events before an error": Case(_application(EVENT, EVENT, EVENT, EVENT, _fail), _sending(1, 100, 200), joins=True),
+    "held events before another stream": Case(
+        _application(EVENT, EVENT, EVENT, _restart("200 OK", EVENT_STREAM), EVENT), _sending(1, 100, 200), joins=True
+    ),
+    "a drain while events are held": Case(_application(*[EVENT] * 5), _stopping(0, 0.2), joins=True),
+    "a client that disconnects while events are held": Case(
+        _application(*[EVENT] * 5), _noticing("gone", 100, 200), joins=True
+    ),
+    "a write of held events that fails": Case(_application(*[EVENT] * 5), _breaking_sending, joins=True),
+    "close() in another thread while events are held": Case(
+        _application(*[EVENT] * 4), lambda scene: {"other": lambda: _closing(scene), **_sending(1, 100)(scene)}, joins=True
+    ),
 }
 
 
 class Pipe:
-    """Where who has the baton writes, and nobody else at the same time."""
+    """The place where the thread that has the baton writes, and no other at the same time."""
 
     def __init__(self, run: Run) -> None:
         self.run, self.baton = run, Baton()
@@ -632,7 +697,7 @@ def test_the_token_is_not_taken_for_the_servers_own_while_the_watcher_has_it_aga
     ],
     ids=["a write each", "a look at the connection", "an end", "an end by two"],
 )
-def test_nobody_writes_beside_another(
+def test_only_one_thread_writes_at_a_time(
     monkeypatch: pytest.MonkeyPatch, preemptions: int, threads: dict[str, Callable[[Pipe], object]]
 ) -> None:
     """The baton alone, stopped before each instruction that touches something."""
@@ -653,10 +718,11 @@ def test_nobody_writes_beside_another(
     _report(explore(make, check))
 
 
+@pytest.mark.exhaustive
 @pytest.mark.parametrize("name", CASES)
 def test_all_orders(scene: Scene, name: str) -> None:
     case = CASES[name]
-    _report(scene.explore(case.application, case.others, request=case.request, preemptions=case.preemptions))
+    _report(scene.explore(case.application, case.others, request=case.request, preemptions=case.preemptions, joins=case.joins))
 
 
 def _report_injected(scene: Scene, case: Case, preemptions: int) -> None:
@@ -671,18 +737,21 @@ def _report_injected(scene: Scene, case: Case, preemptions: int) -> None:
                 request=case.request,
                 preemptions=preemptions,
                 inject=Injection(thread, step),
+                joins=case.joins,
             )
             if scene.with_injection == before:
                 break
     print(f"{orders} orders, an exception in {scene.with_injection}")  # noqa: T201
 
 
+@pytest.mark.exhaustive
 @ignores_what_is_raised_in_a_collection
 @pytest.mark.parametrize("name", CASES)
 def test_an_exception_between_any_two_steps(scene: Scene, name: str) -> None:
     _report_injected(scene, CASES[name], preemptions=0)
 
 
+@pytest.mark.exhaustive
 @ignores_what_is_raised_in_a_collection
 def test_an_exception_in_all_orders(scene: Scene) -> None:
     _report_injected(scene, Case(_application(EVENT), _ticks(100)), preemptions=1)

@@ -12,7 +12,7 @@ from .servers.fake import FakeSign
 
 
 def round_of(sign: FakeSign | None = None, *, is_drained: bool = False) -> Round:
-    made = Round(lambda: is_drained, lambda now: False)
+    made = Round(lambda: is_drained, lambda: None)
     made.sign = sign
     return made
 
@@ -60,16 +60,11 @@ def test_where_no_server_kills_the_grace_is_never_over() -> None:
         assert not made.is_grace_over
 
 
-def test_what_else_there_is_to_look_at_is_looked_at_once_a_tick() -> None:
-    looked: list[float] = []
-
-    def look(now: float) -> bool:
-        looked.append(now)
-        return now == 2.0
-
-    made = Round(lambda: False, look)
-    assert [made.look(now) for now in (1.0, 2.0, 3.0)] == [False, True, False]
-    assert looked == [1.0, 2.0, 3.0]
+def test_what_else_there_is_to_call_is_called_once_a_tick() -> None:
+    called: list[float] = []
+    made = Round(lambda: False, lambda: called.append(made.looked_at))
+    assert [made.look(now) for now in (1.0, 2.0, 3.0)] == [False, False, False]
+    assert called == [1.0, 2.0, 3.0]
 
 
 def test_each_stream_is_concerned_once_the_process_stops() -> None:

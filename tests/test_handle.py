@@ -5,12 +5,14 @@ from __future__ import annotations
 import functools
 import gc
 import logging
+import sys
 import threading
 from collections.abc import Callable
 
 import pytest
 
 from ssemiddleware import Stream
+from ssemiddleware.handle import run_all
 
 from .applications import DEADLINE
 
@@ -44,7 +46,7 @@ def test_an_event_that_is_first_asked_for_after_the_end_is_set(name: str) -> Non
 
 
 @pytest.mark.parametrize("name", ["closing", "closed"])
-def test_whoever_waits_is_woken(name: str) -> None:
+def test_a_thread_that_waits_is_woken(name: str) -> None:
     stream, waits, woken = Stream(), threading.Event(), threading.Event()
 
     def wait() -> None:
@@ -61,7 +63,7 @@ def test_whoever_waits_is_woken(name: str) -> None:
     assert woken.is_set()
 
 
-def test_nothing_is_made_of_what_nobody_asks_for() -> None:
+def test_the_events_are_made_only_when_they_are_asked_for() -> None:
     stream = Stream()
     end(stream)
     assert vars(stream) == {}
@@ -86,7 +88,7 @@ def test_a_callback_that_comes_too_late_is_called_at_once() -> None:
     assert called == [threading.current_thread()]
 
 
-def test_what_a_late_callback_raises_is_logged_and_stops_nobody(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_exception_in_a_late_callback_is_logged_and_stops_no_other(caplog: pytest.LogCaptureFixture) -> None:
     def raises() -> None:
         raise LookupError("gone")
 
@@ -97,6 +99,13 @@ def test_what_a_late_callback_raises_is_logged_and_stops_nobody(caplog: pytest.L
     (record,) = caplog.records
     assert record.exc_info is not None
     assert str(record.exc_info[1]) == "gone"
+
+
+def test_a_callback_that_exits_stops_no_other() -> None:
+    called: list[int] = []
+    with pytest.raises(SystemExit):
+        run_all([sys.exit, lambda: called.append(1), sys.exit, lambda: called.append(2)])
+    assert called == [1, 2]
 
 
 def test_a_callback_may_register_another() -> None:
@@ -138,7 +147,7 @@ def called_by_many() -> list[int]:
     return called
 
 
-def test_whoever_waits_for_closing_is_called_for_it_for_closed_and_at_once_if_late() -> None:
+def test_a_closing_callback_is_called_at_closing_at_closed_and_at_once_if_late() -> None:
     seen: list[tuple[str, str | None]] = []
     stream = Stream()
     stream.on_closing(lambda: seen.append(("in time", stream.reason)))
@@ -162,7 +171,7 @@ def test_the_first_reason_to_end_a_stream_stays() -> None:
     stream = Stream()
     stream.end("session revoked")
     stream.end("another")
-    assert stream.told_to_end == "session revoked"
+    assert stream.requested_end == "session revoked"
     assert not stream.closed.is_set()  # the watcher ends it
 
 
@@ -170,7 +179,7 @@ def test_a_stream_that_is_over_is_not_ended_again() -> None:
     stream = Stream()
     end(stream)
     stream.end("session revoked")
-    assert (stream.told_to_end, stream.reason) == (None, "client gone")
+    assert (stream.requested_end, stream.reason) == (None, "client gone")
 
 
 @pytest.mark.parametrize("reason", ["", None, 1, b"revoked"])

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
 import math
+import pickle
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 
-from ssemiddleware import Fold, Fragment, MemoryGovernor, SSEMiddleware
+from ssemiddleware import Compress, Fold, Fragment, MemoryGovernor, SSEMiddleware
 
 from .applications import application_of
 
@@ -18,7 +21,7 @@ from .applications import application_of
     [
         *[
             (option, value, "a positive number of seconds or None")
-            for option in ("heartbeat", "lease", "send_deadline")
+            for option in ("heartbeat", "join", "lease", "send_deadline")
             for value in (0, -1, math.nan, math.inf, "15", True)
         ],
         *[("max_block", value, "a whole number of bytes from 16") for value in (15, 0, 1.5, "1", None, True, math.nan)],
@@ -36,8 +39,16 @@ from .applications import application_of
             )
             for value in (6, (0, str), (6, "REMOTE_ADDR"), (True, str), (6, str, str), str)
         ],
+        *[("canary", value, 'a path, such as "/canary", or None') for value in ("canary", True, 1)],
+        *[("lint", value, "True or False") for value in (None, 1, "yes")],
         *[("on_refused", value, r"a WSGI application \(a callable\) or None") for value in (0, "shop:busy")],
         *[("announced", value, "a callable that takes the environ") for value in (None, True, "/chat")],
+        *[
+            ("last_event_id_parameter", value, 'the name of a query parameter, such as "lastEventId", or None')
+            for value in ("", b"lastEventId", True, "\ud800", "a\n")
+        ],
+        *[("on_open", value, "a callable that takes the environ, or None") for value in (True, "shop:opened")],
+        *[("compress", value, r"Compress\(\) or None") for value in (True, "gzip", Compress)],
         *[("application", value, r"a WSGI application \(a callable\)") for value in (None, "shop:app")],
         *[
             ("oversized", value, r"Fold\(...\), Fragment\(...\), a list with one of each, or None")
@@ -54,7 +65,22 @@ def test_an_option_that_makes_no_sense_is_refused(option: str, value: object, al
 
 @pytest.mark.parametrize(
     "option",
-    ["heartbeat", "lease", "max_streams", "max_streams_per", "memory", "on_refused", "oversized", "retry", "send_deadline"],
+    [
+        "canary",
+        "compress",
+        "heartbeat",
+        "join",
+        "last_event_id_parameter",
+        "lease",
+        "max_streams",
+        "max_streams_per",
+        "memory",
+        "on_open",
+        "on_refused",
+        "oversized",
+        "retry",
+        "send_deadline",
+    ],
 )
 def test_none_turns_an_option_off(option: str) -> None:
     options: dict[str, Any] = {option: None}
@@ -67,7 +93,8 @@ def test_an_unknown_option_is_refused_with_those_there_are() -> None:
         SSEMiddleware(application_of([]), **options)
     assert str(raised.value) == (
         "unknown option hartbeat=20; the options are announced, heartbeat, max_block, memory, max_streams, "
-        "max_streams_per, on_refused, oversized, send_deadline, lease, retry"
+        "max_streams_per, on_refused, oversized, send_deadline, lease, retry, last_event_id_parameter, on_open, lint, canary, "
+        "compress, join"
     )
 
 
@@ -96,3 +123,19 @@ def test_the_middleware_shows_what_was_chosen() -> None:
 
     assert repr(SSEMiddleware(application)).endswith("application at " + hex(id(application)) + ">)")
     assert repr(SSEMiddleware(application, heartbeat=20, retry=None)).endswith(">, heartbeat=20, retry=None)")
+
+
+def module_level(environ: object, start_response: object) -> list[bytes]:
+    return []
+
+
+@pytest.mark.parametrize("again", [copy.copy, copy.deepcopy, lambda given: pickle.loads(pickle.dumps(given))])
+def test_the_middleware_is_copied_and_pickled_as_its_application_and_its_options(
+    again: Callable[[SSEMiddleware], SSEMiddleware],
+) -> None:
+    """A server that starts processes with *spawn* pickles its application."""
+    middleware = SSEMiddleware(module_level, heartbeat=20, oversized=Fold(), compress=Compress())
+    made = again(middleware)
+    assert repr(made) == repr(middleware)
+    assert made.options.application is module_level
+    assert made._streams.admission is not middleware._streams.admission

@@ -63,7 +63,7 @@ def test_a_large_event_is_folded(size: int, request_: dict[str, str]) -> None:
 
 @both_paths
 @pytest.mark.parametrize("size", [1, 10, 1000, 100_000])
-def test_a_large_event_leaves_in_fragments_if_the_client_asks_for_them(size: int, request_: dict[str, str]) -> None:
+def test_a_large_event_is_sent_in_fragments_if_the_client_asks_for_them(size: int, request_: dict[str, str]) -> None:
     stream = b"data: 1\n\n" + bytes(LARGE) + b"data: 2\n\n"
     blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
     body = respond(application_of(blocks), request_ | ASKS, oversized=FRAGMENTS).body()
@@ -87,7 +87,7 @@ def test_a_client_that_does_not_ask_gets_no_fragments(request_: dict[str, str]) 
 
 
 @both_paths
-def test_when_tells_who_gets_fragments(request_: dict[str, str]) -> None:
+def test_when_decides_which_clients_get_fragments(request_: dict[str, str]) -> None:
     fragments = Fragment(over=100, size=100, when=lambda environ: environ["PATH_INFO"] == "/large")
     for path, types in (("/large", {"fragment"}), ("/other", {None})):
         body = respond(application_of([bytes(LARGE)]), request_ | {"PATH_INFO": path}, oversized=fragments).body()
@@ -95,7 +95,7 @@ def test_when_tells_who_gets_fragments(request_: dict[str, str]) -> None:
 
 
 @both_paths
-def test_with_both_whoever_asks_gets_fragments_and_everybody_else_gets_folded_lines(request_: dict[str, str]) -> None:
+def test_with_both_a_client_that_asks_gets_fragments_and_any_other_gets_folded_lines(request_: dict[str, str]) -> None:
     medium = Event(json=list(range(60)))  # too long for a line, too short for fragments
     blocks = [bytes(LARGE), bytes(medium)]
     options = [Fold(over=100, width=100), Fragment(over=300, size=100)]
@@ -141,7 +141,7 @@ def test_no_block_is_larger_than_max_block(request_: dict[str, str]) -> None:
 
 
 @both_paths
-def test_an_unfinished_event_leaves_at_the_stream_s_end_as_it_came(request_: dict[str, str]) -> None:
+def test_an_unfinished_event_is_sent_at_the_stream_s_end_as_it_came(request_: dict[str, str]) -> None:
     for oversized in (FOLDS, FRAGMENTS, [FOLDS, FRAGMENTS]):
         unfinished = b"data: 1\n\nid: 1\ndata: [1, 2"
         body = respond(application_of([unfinished]), request_ | ASKS, oversized=oversized, heartbeat=None).body()
@@ -164,11 +164,11 @@ def test_each_block_that_comes_is_answered_with_one() -> None:
         assert number >= pulled
 
 
-def test_a_heartbeat_may_leave_while_the_beginning_of_an_event_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_heartbeat_may_be_sent_while_the_beginning_of_an_event_is_held_back(monkeypatch: pytest.MonkeyPatch) -> None:
     class SilentServer(Server):
         name = "silent"
 
-    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+    monkeypatch.setattr("ssemiddleware.streams.find_server", SilentServer)
     blocks = [b"data: 1\n\n", b"data: [1, 2", b"", b"", b", 3]\n\n"]
     response = respond(application_of(blocks), ANNOUNCED, oversized=FOLDS, heartbeat=1e-9)
     body = response.body()
@@ -230,7 +230,7 @@ TEXT_LINE = b"data: " + b"x" * 100_000 + b"\n\n"
 STRING_LINE = b"data: " + json.dumps(["x" * 100_000]).encode() + b"\n\n"
 
 
-def long_lines_told(caplog: pytest.LogCaptureFixture) -> list[str]:
+def long_lines_logged(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [record.getMessage() for record in caplog.records if "KiB" in record.getMessage()]
 
 
@@ -246,43 +246,45 @@ REMEDIES = {
 
 @both_paths
 @pytest.mark.parametrize("case", REMEDIES)
-def test_the_first_long_line_is_told_about_with_its_remedy(
+def test_the_first_long_line_is_logged_with_its_remedy(
     case: str, request_: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     stream, oversized, remedy = REMEDIES[case]
     middleware = SSEMiddleware(application_of([b"data: 1\n\n", stream, stream]), oversized=oversized)
     for _ in range(2):
         assert len(Response(middleware, environ_of(request_)).body()) >= 2 * len(stream)
-    told = long_lines_told(caplog)
-    assert [str(remedy) in line for line in told] == ([] if remedy is None else [True])
-    assert not told or told[0].startswith("'/' sends an event line of more than 64 KiB: WebKit (Safari) takes quadratic time")
+    logged = long_lines_logged(caplog)
+    assert [str(remedy) in line for line in logged] == ([] if remedy is None else [True])
+    assert not logged or logged[0].startswith(
+        "'/' sends an event line of more than 64 KiB: WebKit (Safari) takes quadratic time"
+    )
 
 
 @both_paths
 @pytest.mark.parametrize("size", [10, 1000, 65536, 80_000])
-def test_a_long_line_in_small_blocks_is_told_about_too(
+def test_a_long_line_in_small_blocks_is_reported_too(
     size: int, request_: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     stream = b"data: 1\n\n" + JSON_LINE
     blocks = [stream[start : start + size] for start in range(0, len(stream), size)]
     assert respond(application_of(blocks), request_, heartbeat=None).body() == stream
-    assert len(long_lines_told(caplog)) == 1
+    assert len(long_lines_logged(caplog)) == 1
 
 
 @both_paths
 @pytest.mark.parametrize("before", range(10))
-def test_a_long_line_is_told_about_however_many_short_ones_come_before(
+def test_a_long_line_is_reported_however_many_short_ones_come_before(
     before: int, request_: dict[str, str], caplog: pytest.LogCaptureFixture
 ) -> None:
     blocks = [b"data: 1\n\n"] * before + [JSON_LINE[start : start + 1000] for start in range(0, len(JSON_LINE), 1000)]
     respond(application_of(blocks), request_, heartbeat=None).body()
-    assert len(long_lines_told(caplog)) == 1
+    assert len(long_lines_logged(caplog)) == 1
 
 
 @both_paths
-def test_a_long_line_behind_a_byte_order_mark_is_told_about(request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_a_long_line_after_a_byte_order_mark_is_reported(request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     respond(application_of([b"\xef\xbb\xbf" + JSON_LINE]), request_, heartbeat=None).body()
-    assert len(long_lines_told(caplog)) == 1
+    assert len(long_lines_logged(caplog)) == 1
 
 
 UNTOLD = {
@@ -296,25 +298,25 @@ UNTOLD = {
 
 @both_paths
 @pytest.mark.parametrize("case", UNTOLD)
-def test_nothing_is_told_without_a_long_line(case: str, request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_nothing_is_logged_without_a_long_line(case: str, request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.WARNING)
     blocks = UNTOLD[case]
     assert respond(application_of(blocks), request_, heartbeat=None).body() == b"".join(blocks)
-    assert long_lines_told(caplog) == []
+    assert long_lines_logged(caplog) == []
 
 
-def test_what_began_as_json_and_is_none_is_told_about_once(caplog: pytest.LogCaptureFixture) -> None:
+def test_data_that_began_as_json_and_is_not_json_is_logged_once(caplog: pytest.LogCaptureFixture) -> None:
     middleware = SSEMiddleware(application_of([b"data: [1, 2" + b" or 3, 4" * 100 + b"\n\n"] * 2), oversized=FOLDS)
     for _ in range(2):
         Response(middleware, environ_of(ANNOUNCED)).body()
-    told = [record.getMessage() for record in caplog.records if "begins as JSON" in record.getMessage()]
-    assert len(told) == 1
-    assert told[0].startswith("'/' sends")
+    logged = [record.getMessage() for record in caplog.records if "begins as JSON" in record.getMessage()]
+    assert len(logged) == 1
+    assert logged[0].startswith("'/' sends")
 
 
 def test_lines_are_not_watched_any_more_once_a_long_one_was_logged() -> None:
     lines: list[tuple[str, str]] = []
-    steps = OversizedSteps([Fragment()], lambda subject, line: lines.append((subject, line)))  # of which nobody asks
+    steps = OversizedSteps([Fragment()], lambda subject, line: lines.append((subject, line)))  # which is never asked
     request = Request(environ_of({"PATH_INFO": "/a\n"}), accepts_event_stream)
     events = steps.maybe_events(request)
     assert events is not None

@@ -1,4 +1,4 @@
-"""The collector for Prometheus: every number of `Stats`, under names as its rules have them, of one process and of many."""
+"""The collector for Prometheus: every number of `Stats`, of one process and of many."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from ssemiddleware.ending import REASONS
 from ssemiddleware.prometheus import StreamCollector
 from ssemiddleware.testing import open_stream
 
-from .applications import DEADLINE, EVENT_STREAM, Response, application_of, environ_of
+from .applications import DEADLINE, EVENT_STREAM, Response, application_of, closing_layer, environ_of
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIEnvironment
@@ -74,7 +74,7 @@ def sample(samples: Samples, name: str, **labels: str) -> float:
 # -- one process
 
 
-def test_what_streams_have_carried_is_shown() -> None:
+def test_blocks_events_and_bytes_are_shown() -> None:
     middleware = SSEMiddleware(three_events, memory=MemoryGovernor(read=lambda: (10, 100)))
     registry = registry_of(StreamCollector(middleware))
     for headers in ({}, {}, UNANNOUNCED):
@@ -132,7 +132,7 @@ def test_every_reason_is_shown_from_the_start() -> None:
 def test_every_number_of_the_statistics_is_shown() -> None:
     numbers = {field.name: 1000.0 + index for index, field in enumerate(dataclasses.fields(Stats))}
     given: dict[str, Any] = {**numbers, "memory_state": "critical", "ended": {"drain": numbers["ended"]}}
-    given["refused_by"] = {"memory": numbers["refused_by"]}
+    given["refused_by"] = {"max_streams": numbers["refused_by"]}
 
     class Measured(SSEMiddleware):
         def stats(self) -> Stats:
@@ -151,7 +151,7 @@ def test_without_a_governor_there_is_no_memory_to_show() -> None:
 
 
 @pytest.mark.parametrize("exposition", ["text", "OpenMetrics"])
-def test_names_are_as_prometheus_rules_have_them(exposition: str) -> None:
+def test_names_follow_the_rules_of_prometheus(exposition: str) -> None:
     registry = registry_of(StreamCollector(SSEMiddleware(three_events)))
     families = families_of(registry) if exposition == "text" else openmetrics_families_of(registry)
     assert len(families) == 16
@@ -168,7 +168,7 @@ def test_names_are_as_prometheus_rules_have_them(exposition: str) -> None:
 # -- several middlewares
 
 
-def test_several_middlewares_of_one_collector_are_told_apart_by_their_names() -> None:
+def test_several_middlewares_of_one_collector_are_distinguished_by_their_names() -> None:
     shop, chat = SSEMiddleware(three_events), SSEMiddleware(three_events, memory=None)
     registry = registry_of(StreamCollector(shop=shop, chat=chat))
     Response(chat, environ_of()).body()
@@ -188,11 +188,11 @@ def test_a_second_collector_is_refused_by_its_registry() -> None:
 @pytest.mark.parametrize("given", [{}, {"shop": SSEMiddleware(three_events)}], ids=["none", "both"])
 def test_one_middleware_or_several_by_name(given: dict[str, SSEMiddleware]) -> None:
     arguments = [SSEMiddleware(three_events)] * bool(given)
-    with pytest.raises(TypeError, match="one middleware, or one and more by name"):
+    with pytest.raises(TypeError, match="one middleware without a name, or one or more with names"):
         StreamCollector(*arguments, **given)
 
 
-def test_what_is_no_middleware_is_named() -> None:
+def test_an_argument_that_is_no_middleware_is_named() -> None:
     with pytest.raises(TypeError, match="takes an SSEMiddleware, got <function three_events"):
         StreamCollector(three_events)  # type: ignore[arg-type]
 
@@ -330,7 +330,27 @@ def forget_a_stream() -> None:
         assert middleware.stats().open == 0
 
 
-def test_a_stream_that_a_collection_ends_while_numbers_are_written_waits_for_nobody(tmp_path: Path) -> None:
+def test_nothing_is_written_inside_a_garbage_collection_of_a_layer_either(tmp_path: Path) -> None:
+    run(forget_a_layer, tmp_path)
+
+
+def forget_a_layer() -> None:
+    from prometheus_client import values
+
+    middleware = SSEMiddleware(three_events)
+    StreamCollector(middleware)
+    kept = middleware(environ_of(), lambda *_: lambda _block: None)
+    cycle: list[object] = [layer := closing_layer(kept)]
+    cycle.append(cycle)
+    next(layer)
+    lock = inspect.getclosurevars(values.ValueClass.inc).nonlocals["lock"]
+    with lock:
+        del layer, cycle
+        gc.collect()
+    assert middleware.stats().open == 0
+
+
+def test_a_stream_that_a_collection_ends_while_numbers_are_written_does_not_wait(tmp_path: Path) -> None:
     run(end_a_stream_while_numbers_are_written, tmp_path)
 
 
@@ -340,12 +360,12 @@ def end_a_stream_while_numbers_are_written() -> None:
     for accept in ("*/*", "text/event-stream"):
         response = Response(middleware, environ_of({"HTTP_ACCEPT": accept}))
         next(iter(response.iterable))
-        with middleware._admission.observers[0].__self__._lock:  # type: ignore[attr-defined]
+        with middleware._streams.admission._observers[0].__self__._lock:  # type: ignore[attr-defined]
             response.close()
     shared_once(lambda samples: sample(samples, "open_streams", announced="yes") == 0)  # the watcher has looked once more
 
 
-def test_numbers_that_cannot_be_written_are_told_once(tmp_path: Path) -> None:
+def test_numbers_that_cannot_be_written_are_logged_once(tmp_path: Path) -> None:
     run(fail_to_write, tmp_path)
 
 
@@ -359,7 +379,7 @@ def fail_to_write() -> None:
     logging.getLogger("ssemiddleware").addHandler(Lines())
     middleware = SSEMiddleware(three_events)
     StreamCollector(middleware)
-    (publish,) = middleware._admission.observers
+    (publish,) = middleware._streams.admission._observers
     publish.__self__._places.clear()  # type: ignore[attr-defined]
     for _ in range(2):
         begin(middleware).close()

@@ -1,4 +1,4 @@
-"""`ssemiddleware.refusing`: what a client is answered that gets no stream, by who it is and whether its application has run."""
+"""`ssemiddleware.refusing`: the answer to a refused request, by the kind of client and whether its application has run."""
 
 from __future__ import annotations
 
@@ -64,12 +64,12 @@ class Full:
         response = Response(validator(self.middleware), environ_of({**given, **more}))
         return response, response.body()
 
-    def leave(self) -> None:
+    def free_the_place(self) -> None:
         self.holder.close()
 
 
 lazily = pytest.mark.parametrize("lazily", [False, True], ids=["at once", "lazily"])
-whoever_is_announced = pytest.mark.parametrize(
+each_announced = pytest.mark.parametrize(
     "announced", [accepts_event_stream, lambda environ: False], ids=["announced", "unannounced"]
 )
 
@@ -94,18 +94,18 @@ def assert_is_503(response: Response, body: bytes, *, has_body: bool = True) -> 
     assert len(body) == (int(response.headers["Content-Length"]) if has_body else 0)
 
 
-# -- by who it is (DESIGN.md 8)
+# -- by the kind of client
 
 
 @pytest.mark.parametrize("client", [EVENT_SOURCE, VARNISHED], ids=["as sent", "behind Varnish"])
-@whoever_is_announced
+@each_announced
 @lazily
-def test_an_event_source_is_told_when_to_reconnect(
+def test_a_refused_event_source_gets_the_time_to_reconnect(
     client: dict[str, str], announced: Callable[[WSGIEnvironment], bool], lazily: bool
 ) -> None:
     full = Full(Streams(lazily=lazily), announced=announced)
     assert_is_retry_and_end(*full.ask(client))
-    full.leave()
+    full.free_the_place()
     again = Response(full.middleware, environ_of(client))
     assert next(again.blocks()) == b"data: x\n\n"
     again.close()
@@ -127,7 +127,7 @@ def test_any_other_client_gets_503_before_its_application_runs(client: dict[str,
     full = Full(application)
     assert_is_503(*full.ask(client))
     assert application.calls == 1
-    full.leave()
+    full.free_the_place()
 
 
 @pytest.mark.parametrize(
@@ -140,21 +140,21 @@ def test_a_get_request_gets_503_after_its_application_has_run_too(client: dict[s
     application = Streams(lazily=lazily)
     full = Full(validator(application))
     assert_is_503(*full.ask(client))
-    assert (application.calls, application.asked) == (2, 1 + lazily), "an event was made for nobody"
+    assert (application.calls, application.asked) == (2, 1 + lazily), "an event was made for no client"
     assert application.closed == lazily, "an iterable that never began has nothing to close"
-    full.leave()
+    full.free_the_place()
 
 
 @pytest.mark.parametrize("client", [MCP, {**CURL, "REQUEST_METHOD": "POST"}, {**CURL, "REQUEST_METHOD": "DELETE"}])
 @lazily
-def test_what_must_not_run_twice_is_never_refused_after_it_has_run(client: dict[str, str], lazily: bool) -> None:
+def test_a_request_that_must_not_run_twice_is_never_refused_after_it_has_run(client: dict[str, str], lazily: bool) -> None:
     application = Streams(lazily=lazily)
     full = Full(application)
     response = Response(full.middleware, environ_of(client))
     assert next(iter(response.iterable)) == b"data: x\n\n"
     assert response.status == "200 OK"
     response.close()
-    full.leave()
+    full.free_the_place()
     assert full.middleware.stats().refused == 0
 
 
@@ -162,10 +162,10 @@ def test_what_must_not_run_twice_is_never_refused_after_it_has_run(client: dict[
 def test_a_head_request_that_is_refused_has_no_body(client: dict[str, str]) -> None:
     full = Full(Streams())
     assert_is_503(*full.ask(client, REQUEST_METHOD="HEAD"), has_body=False)
-    full.leave()
+    full.free_the_place()
 
 
-def test_an_application_whose_stream_is_refused_sees_that_it_is_over() -> None:
+def test_an_application_sees_that_its_stream_was_refused() -> None:
     called, handles = [], []
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -178,11 +178,11 @@ def test_an_application_whose_stream_is_refused_sees_that_it_is_over() -> None:
     full.ask(CURL)
     assert called == [2]
     assert (handles[1].reason, handles[1].closed.is_set()) == ("refused", True)
-    full.leave()
+    full.free_the_place()
 
 
 @lazily
-def test_an_application_that_raises_after_its_stream_was_refused_is_heard(lazily: bool) -> None:
+def test_an_exception_after_a_stream_was_refused_reaches_the_server(lazily: bool) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         def produce() -> Iterator[bytes]:
             if lazily:
@@ -200,10 +200,10 @@ def test_an_application_that_raises_after_its_stream_was_refused_is_heard(lazily
     full = Full(application)
     with pytest.raises(RuntimeError, match="on purpose"):
         Response(full.middleware, environ_of({**CURL, "PATH_INFO": "/faulty"})).body()
-    full.leave()
+    full.free_the_place()
 
 
-def test_an_error_page_in_place_of_a_refused_stream_leaves() -> None:
+def test_an_error_page_in_place_of_a_refused_stream_is_sent() -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [EVENT_STREAM])
         if environ["PATH_INFO"] != "/faulty":
@@ -217,7 +217,7 @@ def test_an_error_page_in_place_of_a_refused_stream_leaves() -> None:
     full = Full(application)
     response, body = full.ask(CURL, PATH_INFO="/faulty")
     assert (response.status, body) == ("500 Oops", b"oops")
-    full.leave()
+    full.free_the_place()
 
 
 # -- another answer, and the log
@@ -234,14 +234,14 @@ def test_on_refused_answers_in_place_of_the_middleware(client: dict[str, str]) -
     assert body.startswith(b"back in ")
     assert 2000 < int(body.split()[2]) < 10_000
     assert response.status.startswith("429")
-    full.leave()
+    full.free_the_place()
 
 
 def test_the_first_refused_request_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     full = Full(Streams())
     for _ in range(3):
         full.ask(ANNOUNCED, PATH_INFO="/news\n")
-    full.leave()
+    full.free_the_place()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith(r"refused '/news\n': 1 event streams are open (max_streams)")
     assert "stats().refused_by" in line
@@ -270,34 +270,34 @@ def reflecting(*origins: str) -> WSGIApplication:
 
 
 @pytest.mark.parametrize("client", [EVENT_SOURCE, FETCH, CURL], ids=["EventSource", "fetch", "curl"])
-def test_a_refusal_is_as_readable_as_the_streams_were(client: dict[str, str]) -> None:
+def test_a_refusal_has_the_cors_headers_of_the_streams(client: dict[str, str]) -> None:
     full = Full(reflecting(PAGE), {**EVENT_SOURCE, "HTTP_ORIGIN": PAGE})
     response, _ = full.ask(client, HTTP_ORIGIN=PAGE)
     allowed = [("Access-Control-Allow-Origin", PAGE), ("Access-Control-Allow-Credentials", "true")]
     assert cors_of(response) == allowed
     assert response.headers["Vary"] == "Origin"
-    full.leave()
+    full.free_the_place()
 
 
 @pytest.mark.parametrize("client", [EVENT_SOURCE, FETCH], ids=["EventSource", "fetch"])
-def test_a_refusal_is_readable_for_no_page_that_was_not_allowed(client: dict[str, str]) -> None:
+def test_a_refusal_has_no_cors_headers_for_a_page_that_was_not_allowed(client: dict[str, str]) -> None:
     full = Full(reflecting(PAGE), {**EVENT_SOURCE, "HTTP_ORIGIN": PAGE})
     for origin in (OTHER, PAGE + ".evil.example", PAGE.upper(), "null", ""):
         response, _ = full.ask(client, HTTP_ORIGIN=origin)
         assert cors_of(response) == []
     of_the_site, _ = full.ask(client)
     assert cors_of(of_the_site) == []
-    full.leave()
+    full.free_the_place()
 
 
-def test_an_application_that_says_nothing_leaves_it_to_a_proxy() -> None:
+def test_where_the_application_sends_no_cors_headers_a_refusal_has_none() -> None:
     full = Full(Streams(), {**EVENT_SOURCE, "HTTP_ORIGIN": PAGE})
     response, _ = full.ask(EVENT_SOURCE, HTTP_ORIGIN=PAGE)
     assert cors_of(response) == []
-    full.leave()
+    full.free_the_place()
 
 
-def test_a_page_that_is_not_allowed_takes_nothing_from_one_that_is() -> None:
+def test_a_page_that_is_not_allowed_changes_nothing_for_one_that_is() -> None:
     middleware = SSEMiddleware(reflecting(PAGE), max_streams=1)
     for origin in (OTHER, PAGE, OTHER):
         Response(middleware, environ_of({**EVENT_SOURCE, "HTTP_ORIGIN": origin})).close()
@@ -308,34 +308,34 @@ def test_a_page_that_is_not_allowed_takes_nothing_from_one_that_is() -> None:
 
 
 @pytest.mark.parametrize("name", ["Access-Control-Allow-Origin", "access-control-allow-origin"])
-def test_where_every_origin_is_allowed_a_refusal_is_readable_for_one_that_was_never_seen(name: str) -> None:
+def test_where_all_origins_are_allowed_a_refusal_is_readable_for_a_new_one(name: str) -> None:
     full = Full(Streams((name, "*"), ("X-Other", "1")), {**EVENT_SOURCE, "HTTP_ORIGIN": PAGE})
     response, _ = full.ask(EVENT_SOURCE, HTTP_ORIGIN=OTHER)
     assert cors_of(response) == [(name, "*")]
     assert "X-Other" not in response.headers
-    full.leave()
+    full.free_the_place()
 
 
 @pytest.mark.parametrize("application", [reflecting(), Streams(*ALLOWS_ALL)], ids=["by name", "all at once"])
-def test_origins_that_somebody_invents_make_no_refusal_unreadable(application: WSGIApplication) -> None:
+def test_invented_origins_make_no_refusal_unreadable(application: WSGIApplication) -> None:
     middleware = SSEMiddleware(application)
     for origin in (PAGE, PAGE, *(f"https://{number}.evil.example" for number in range(1000))):
         Response(middleware, environ_of({**EVENT_SOURCE, "HTTP_ORIGIN": origin})).close()
     request = Request(environ_of({**EVENT_SOURCE, "HTTP_ORIGIN": PAGE}), accepts_event_stream)
     starts: list[Headers] = []
-    body = middleware._refusals.answer(request, lambda status, headers, exc_info=None: starts.append(headers), 1000)  # type: ignore[arg-type]
+    body = middleware._streams.refusals.answer(request, lambda status, headers, exc_info=None: starts.append(headers), 1000)  # type: ignore[arg-type]
     assert list(body) == [b"retry: 1000\n\n"]
     assert dict(starts[0])["Access-Control-Allow-Origin"] in (PAGE, "*")
 
 
-def test_few_origins_are_remembered() -> None:
+def test_the_number_of_remembered_origins_is_limited() -> None:
     refusals = Refusals()
     for number in range(1000):
         see(refusals, f"https://{number}.example")
     assert len(refusals._answered) == 64
 
 
-def test_origins_are_remembered_among_threads() -> None:
+def test_several_threads_may_remember_origins() -> None:
     refusals, faults = Refusals(), list[BaseException]()
 
     def see_many(name: str) -> None:
@@ -360,5 +360,4 @@ def test_origins_are_remembered_among_threads() -> None:
 
 
 def see(refusals: Refusals, origin: str) -> None:
-    request = Request(environ_of({**EVENT_SOURCE, "HTTP_ORIGIN": origin}), accepts_event_stream)
-    refusals.see_headers(request, [EVENT_STREAM, ("Access-Control-Allow-Origin", origin)])
+    refusals.see_headers(origin, [EVENT_STREAM, ("Access-Control-Allow-Origin", origin)])

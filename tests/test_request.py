@@ -6,7 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from ssemiddleware.request import Request, accepts_event_stream
+from ssemiddleware import Stream
+from ssemiddleware.request import Request, accepts_event_stream, last_event_id_in_query
 
 from .applications import ANNOUNCED, DATASTAR, EVENT_SOURCE, MCP, environ_of
 from .growth import is_linear
@@ -77,7 +78,9 @@ def test_a_long_accept_header_costs_little(part: str) -> None:
     ],
 )
 @pytest.mark.parametrize("header", ["CACHE_CONTROL", "PRAGMA"])
-def test_an_event_source_is_told_from_other_clients(accept: str, cache_control: str, expected: bool, header: str) -> None:
+def test_an_event_source_is_distinguished_from_other_clients(
+    accept: str, cache_control: str, expected: bool, header: str
+) -> None:
     assert request(ACCEPT=accept, **{header: cache_control}).is_event_source is expected
 
 
@@ -99,7 +102,7 @@ def test_an_event_source_sends_get(method: str) -> None:
     ],
     ids=["announced", "with parameters", "POST", "MCP", "Datastar", "anything", "refused by q=0"],
 )
-def test_some_requests_would_take_nothing_but_an_event_stream(given: dict[str, str], expected: bool) -> None:
+def test_some_requests_accept_only_an_event_stream(given: dict[str, str], expected: bool) -> None:
     assert Request(environ_of(given), accepts_event_stream).takes_only_event_stream is expected
 
 
@@ -134,3 +137,38 @@ def test_the_path_has_its_mount_in_front() -> None:
 def test_the_origin_is_that_of_the_page() -> None:
     assert request(ORIGIN="https://page.example").origin == "https://page.example"
     assert request().origin is None
+
+
+QUERIES = {
+    "none": ("", ""),
+    "another parameter": ("lastEventID=7&x=lastEventId", ""),
+    "one of several": ("channel=news&lastEventId=7&x=8", "7"),
+    "empty": ("lastEventId=", ""),
+    "without a value": ("lastEventId", ""),
+    "twice, the last added by a polyfill": ("lastEventId=7&lastEventId=8", "8"),
+    "of encodeURIComponent": ("lastEventId=a%26b%20%2B%20%C3%A4", "a&b + ä"),
+    "of URLSearchParams": ("lastEventId=a+b", "a b"),
+    "bytes as they are": ("lastEventId=\xc3\xa4", "ä"),
+    "not UTF-8": ("lastEventId=%FF", "\ufffd"),
+    "with a line feed": ("lastEventId=7%0Adata:x", ""),
+    "with NUL": ("lastEventId=7%00", ""),
+}
+
+
+@pytest.mark.parametrize(("query", "expected"), QUERIES.values(), ids=QUERIES)
+def test_a_last_event_id_may_be_in_the_query(query: str, expected: str) -> None:
+    found = last_event_id_in_query(environ_of({"QUERY_STRING": query}), "lastEventId")
+    assert Stream(found).last_event_id == expected
+
+
+def test_a_parameter_may_have_any_name() -> None:
+    assert last_event_id_in_query(environ_of({"QUERY_STRING": "zuletzt-geh%C3%B6rt=7"}), "zuletzt-gehört") == "7"
+    assert last_event_id_in_query({}, "lastEventId") == ""
+
+
+def test_a_long_query_costs_little() -> None:
+    def read(size: int) -> Callable[[], object]:
+        environ = environ_of({"QUERY_STRING": "a=%41&" * size})
+        return lambda: last_event_id_in_query(environ, "lastEventId")
+
+    assert is_linear(read, 10_000)

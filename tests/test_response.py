@@ -1,4 +1,4 @@
-"""`ssemiddleware.response`: what is an event stream, what may be added to it, and which headers leave."""
+"""`ssemiddleware.response`: what is an event stream, what may be added to it, and which headers are sent."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ MEDIA_TYPES = {
 
 
 @pytest.mark.parametrize("value", MEDIA_TYPES, ids=repr)
-def test_an_event_stream_is_told_by_its_media_type(value: str) -> None:
+def test_an_event_stream_is_recognised_by_its_media_type(value: str) -> None:
     assert is_event_stream([("X-Other", "text/event-stream"), ("content-TYPE", value)]) is MEDIA_TYPES[value]
 
 
@@ -32,12 +32,12 @@ def test_without_a_content_type_there_is_no_event_stream() -> None:
 
 def amended(*headers: tuple[str, str]) -> dict[str, str]:
     leaving, _ = amend([("Content-Type", "text/event-stream"), *headers])
-    assert len({name.lower() for name, _ in leaving}) == len(leaving), "a header leaves twice"
+    assert len({name.lower() for name, _ in leaving}) == len(leaving), "a header is sent twice"
     return {name.lower(): value for name, value in leaving}
 
 
 @pytest.mark.parametrize(
-    ("given", "leaves"),
+    ("given", "expected"),
     [
         ([], "no-cache, no-transform"),
         (["no-cache"], "no-cache, no-transform"),
@@ -49,12 +49,12 @@ def amended(*headers: tuple[str, str]) -> dict[str, str]:
         ([""], "no-cache, no-transform"),
     ],
 )
-def test_cache_control_keeps_what_the_application_said(given: list[str], leaves: str) -> None:
-    assert amended(*[("Cache-Control", value) for value in given])["cache-control"] == leaves
+def test_cache_control_keeps_what_the_application_said(given: list[str], expected: str) -> None:
+    assert amended(*[("Cache-Control", value) for value in given])["cache-control"] == expected
 
 
 @pytest.mark.parametrize(
-    ("given", "leaves"),
+    ("given", "expected"),
     [
         ("text/event-stream", "text/event-stream; charset=utf-8"),
         ("text/event-stream;", "text/event-stream; charset=utf-8"),
@@ -66,12 +66,12 @@ def test_cache_control_keeps_what_the_application_said(given: list[str], leaves:
         ("text/event-stream; version=2; charset=latin-1", "text/event-stream; version=2; charset=utf-8"),
     ],
 )
-def test_the_character_set_is_utf_8(given: str, leaves: str) -> None:
+def test_the_character_set_is_utf_8(given: str, expected: str) -> None:
     leaving, _ = amend([("Content-Type", given)])
-    assert dict(leaving)["Content-Type"] == leaves
+    assert dict(leaving)["Content-Type"] == expected
 
 
-def test_nginx_is_told_not_to_buffer_unless_the_application_spoke() -> None:
+def test_nginx_must_not_buffer_unless_the_application_says_otherwise() -> None:
     assert amended()["x-accel-buffering"] == "no"
     assert amended(("x-accel-buffering", "yes"))["x-accel-buffering"] == "yes"
 
@@ -81,6 +81,7 @@ def test_nginx_is_told_not_to_buffer_unless_the_application_spoke() -> None:
     [
         "Connection", "Keep-Alive", "Proxy-Authenticate", "Proxy-Authorization", "TE", "Trailer", "Trailers",
         "Transfer-Encoding", "Upgrade", "Proxy-Connection", "Content-Length", "ETag", "cOnNeCtIoN",
+        "Content-Digest", "Repr-Digest", "Digest", "Content-MD5",
     ],
 )  # fmt: skip
 def test_hop_by_hop_headers_and_false_ones_are_dropped(name: str) -> None:
@@ -90,7 +91,7 @@ def test_hop_by_hop_headers_and_false_ones_are_dropped(name: str) -> None:
     assert dict(leaving)["X-Kept"] == "y"
 
 
-def test_the_applications_list_is_left_alone() -> None:
+def test_the_applications_list_is_not_changed() -> None:
     headers: Headers = [
         ("Content-Type", "text/event-stream"),
         ("Connection", "close"),
@@ -103,7 +104,7 @@ def test_the_applications_list_is_left_alone() -> None:
 
 
 @pytest.mark.parametrize(("value", "expected"), [("gzip", True), ("BR", True), ("identity", False), ("", False)])
-def test_an_encoded_body_is_told_from_a_plain_one(value: str, expected: bool) -> None:
+def test_an_encoded_body_is_distinguished_from_a_plain_one(value: str, expected: bool) -> None:
     assert is_encoded([("content-encoding", value)]) is expected
     assert not is_encoded([])
 

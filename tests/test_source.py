@@ -146,7 +146,7 @@ def test_a_finite_loop_that_is_closing_ends_when_it_is_closed() -> None:
     assert source.stops == 1
 
 
-def test_the_loop_ends_although_nobody_runs_the_streams_callbacks() -> None:
+def test_the_loop_ends_even_if_the_stream_s_callbacks_do_not_run() -> None:
     stream, _ = stream_with()
     source = Source()
     server, _received = iterated(stream, source)
@@ -253,7 +253,7 @@ def test_what_stop_raises_is_logged(caplog: pytest.LogCaptureFixture) -> None:
     assert str(record.exc_info[1]) == "closed twice"
 
 
-def test_a_source_without_stop_is_told_about_once_a_path_and_quoted(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_source_without_stop_is_logged_once_for_each_path_and_quoted(caplog: pytest.LogCaptureFixture) -> None:
     _, sources = stream_with()
     for _ in range(3):
         stream, _ = stream_with(sources)
@@ -309,7 +309,7 @@ def test_a_source_that_has_ended_does_not_count_although_its_thread_takes_a_mome
     sources = Sources()
     pull = _Pull([1], sources)
     pull.wanted.put(False)
-    pull.thread = threading.current_thread()  # alive, and behind the source's end
+    pull.thread = threading.current_thread()  # alive, and after the source's end
     pull._run()
     pull.end()
     assert sources.left == set()
@@ -341,6 +341,20 @@ def test_an_item_that_has_been_taken_is_not_kept() -> None:
         gc.enable()
         wants_more.set()
     server.join(DEADLINE)
+
+
+def test_a_loop_that_has_ended_leaves_nothing_in_its_stream() -> None:
+    """Some applications loop over each batch of a poll, thousands of times in one stream."""
+
+    def loops() -> int:
+        gc.collect()
+        return sum(type(one) is _Pull for one in gc.get_objects())
+
+    stream, _ = stream_with()
+    before = loops()
+    for _ in range(100):
+        assert list(stream.each(iter([1]), stop=lambda: None)) == [1]
+    assert loops() <= before
 
 
 def test_a_loop_in_an_application_is_counted_and_ends_with_its_stream() -> None:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import gc
 import sys
+import weakref
 from collections.abc import Callable, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 import pytest
 
-from ssemiddleware import SSEMiddleware
+from ssemiddleware import Compress, SSEMiddleware
 from ssemiddleware.ending import StreamOver
 
 from .applications import (
@@ -54,7 +56,7 @@ def failed() -> OptExcInfo:
 @all_kinds
 @all_requests
 @pytest.mark.parametrize("by_keyword", [False, True], ids=["by position", "by keyword"])
-def test_an_error_replaces_the_headers_as_long_as_they_have_not_left(
+def test_an_error_replaces_the_headers_until_they_are_sent(
     by_keyword: bool, request_: dict[str, str], kind: tuple[str, str]
 ) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -99,9 +101,83 @@ def test_a_page_may_be_replaced_by_a_stream(request_: dict[str, str]) -> None:
     assert response.headers["X-Accel-Buffering"] == "no"
 
 
+@all_requests
+def test_a_page_whose_iterable_the_server_has_is_not_replaced_by_a_stream(request_: dict[str, str]) -> None:
+    """Its end would not be seen, and its place never given back."""
+
+    class Page(Blocks):
+        def __next__(self) -> bytes:
+            block = super().__next__()
+            self.start_response("200 OK", [EVENT_STREAM], failed())
+            return block
+
+        start_response: StartResponse
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [HTML])
+        page.start_response = start_response
+        return page
+
+    page, middleware = Page([EVENT]), SSEMiddleware(application)
+    response = Response(middleware, environ_of(request_))
+    assert response.iterable is page
+    assert response.body() == EVENT
+    assert response.headers == dict([EVENT_STREAM])
+    assert middleware.stats().open == 0
+
+
 @all_kinds
 @all_requests
-def test_an_error_is_raised_in_the_application_once_the_headers_have_left(
+def test_headers_may_be_an_iterator_where_the_server_takes_one(kind: tuple[str, str], request_: dict[str, str]) -> None:
+    """gunicorn does. PEP 3333 wants a list, so there is no referee inside."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", iter([kind, ("X-Name", "value")]))  # type: ignore[arg-type]
+        return [EVENT]
+
+    response = Response(SSEMiddleware(application), environ_of(request_))
+    assert response.body() == EVENT
+    assert response.headers["X-Name"] == "value"
+    assert response.headers["Content-Type"].startswith(kind[1])
+
+
+@all_kinds
+@all_requests
+def test_an_error_that_is_raised_again_keeps_nothing_of_the_request(kind: tuple[str, str], request_: dict[str, str]) -> None:
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        environ["held"] = held = Blocks([])
+        references.append(weakref.ref(held))
+        start_response("200 OK", [EVENT_STREAM])
+        yield EVENT
+        try:
+            raise Failure
+        except Failure:
+            start_response("500 Internal Server Error", [kind], sys.exc_info())
+
+    def server_starts(status: str, headers: Headers, exc_info: OptExcInfo | None = None) -> Callable[[bytes], object]:
+        try:
+            if exc_info is not None:
+                raise exc_info[1]  # type: ignore[misc]
+        finally:
+            exc_info = None
+        return lambda block: None
+
+    references: list[weakref.ref[Blocks]] = []
+    gc.disable()
+    try:
+        iterable = SSEMiddleware(application)(environ_of(request_), server_starts)
+        with contextlib.suppress(Failure):
+            list(iterable)
+        iterable.close()  # type: ignore[attr-defined]
+        del iterable
+        assert [reference() for reference in references] == [None]
+    finally:
+        gc.enable()
+
+
+@all_kinds
+@all_requests
+def test_an_error_is_raised_in_the_application_once_the_headers_are_sent(
     kind: tuple[str, str], request_: dict[str, str]
 ) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
@@ -117,7 +193,7 @@ def test_an_error_is_raised_in_the_application_once_the_headers_have_left(
 
 
 @pytest.mark.parametrize("kind", [EVENT_STREAM, HTML], ids=["event stream", "html"])
-def test_an_application_that_goes_on_after_that_error_stays_inside_its_line(kind: tuple[str, str]) -> None:
+def test_after_that_error_no_heartbeat_divides_the_line_that_the_application_finishes(kind: tuple[str, str]) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [EVENT_STREAM])
         yield b"data: half"
@@ -205,7 +281,7 @@ def test_a_large_block_that_is_written_is_cut_as_well(request_: dict[str, str]) 
 
 
 @all_requests
-def test_nothing_may_be_written(request_: dict[str, str]) -> None:
+def test_an_empty_block_may_be_written(request_: dict[str, str]) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         write = start_response("200 OK", [EVENT_STREAM])
         write(b"")
@@ -213,6 +289,25 @@ def test_nothing_may_be_written(request_: dict[str, str]) -> None:
         return []
 
     assert respond(application, request_).body() == EVENT
+
+
+@pytest.mark.parametrize("written", [b"", b"data: half an event"], ids=repr)
+@pytest.mark.parametrize("options", [{}, {"compress": Compress()}], ids=["as it is", "compressed"])
+@all_kinds
+@all_requests
+def test_writing_any_block_sends_the_headers(
+    request_: dict[str, str], kind: tuple[str, str], options: dict[str, object], written: bytes
+) -> None:
+    """As on any server, which sends them with the first call of ``write``."""
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [kind])(written)
+        return []
+
+    response = respond(application, {**request_, "HTTP_ACCEPT_ENCODING": "gzip"}, **options)
+    has_sent = response.has_sent
+    response.body()
+    assert has_sent
 
 
 @all_requests
@@ -242,7 +337,7 @@ def test_no_heartbeat_divides_an_event_whose_first_half_was_written() -> None:
     assert exchange.client.body.strip(b":\n") == b"data: 1\n\n:\ndata: 2"
 
 
-def test_a_write_after_the_end_raises_and_nothing_leaves() -> None:
+def test_a_write_after_the_end_raises_and_sends_nothing() -> None:
     writes: list[Callable[[bytes], object]] = []
 
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
@@ -335,7 +430,7 @@ def test_a_response_that_is_started_after_its_close_is_over() -> None:
 # -- who is asked for a place, and when
 
 
-def test_only_what_takes_nothing_but_an_event_stream_is_asked_for_a_place_before_its_application_runs() -> None:
+def test_only_a_request_that_accepts_only_an_event_stream_needs_a_place_before_its_application_runs() -> None:
     def asked_before(request: dict[str, str]) -> bool:
         seen: list[int] = []
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import socket
 import sys
 import types
@@ -10,7 +11,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from ssemiddleware import SSEMiddleware
+from ssemiddleware import SSEMiddleware, starting_line
 from ssemiddleware.servers import _KNOWN
 from ssemiddleware.servers import gunicorn as gunicorn_module
 from ssemiddleware.servers.granian import Granian
@@ -43,7 +44,7 @@ def connection() -> Iterator[socket.socket]:
 
 
 class StopsWhenAsked(Werkzeug):
-    """A server that shows all there is."""
+    """A server that shows everything."""
 
     __slots__ = ()
 
@@ -51,27 +52,28 @@ class StopsWhenAsked(Werkzeug):
         return AskedSign(lambda: False, None)
 
 
-def test_of_a_server_that_shows_all_nothing_hurts(connection: socket.socket) -> None:
+def test_a_server_that_shows_everything_has_no_warning(connection: socket.socket) -> None:
     line, warnings = lines_of(StopsWhenAsked({"werkzeug.socket": connection}), threads=10, limit=7)
     assert line == (
         "event streams under werkzeug: a disconnect is detected within half a second; heartbeats after 15 s of silence; "
-        "streams end in good order when the server stops; at most 7 streams at a time, with 10 threads (max_streams= sets "
-        "another number)"
+        "a stop of the server is detected, and streams are ended in time; at most 7 streams at a time, with 10 threads "
+        "(max_streams= sets another number)"
     )
     assert warnings == []
 
 
-def test_of_an_unknown_server_it_is_said_what_does_not_work_and_not_as_a_warning() -> None:
+def test_for_an_unknown_server_one_line_says_what_does_not_work_without_a_warning() -> None:
     line, warnings = lines_of(Server({}))
     assert line == (
         "event streams under an unknown server: a disconnect is detected when the next block is sent; no heartbeats while the "
-        "application is silent; a stop of the server is not seen, so call drain() before; any number of streams "
+        "application is silent; a stop of the server is not detected, so call drain() before the process "
+        "ends; any number of streams "
         "(max_streams= sets a limit)"
     )
     assert warnings == []
 
 
-def test_without_heartbeats_none_are_missed() -> None:
+def test_with_heartbeats_turned_off_there_is_no_warning() -> None:
     line, warnings = lines_of(Granian({}), heartbeat=None)
     assert "no heartbeats (heartbeat=None)" in line
     assert warnings == []
@@ -90,7 +92,7 @@ def test_each_server_has_a_line_and_where_there_is_no_writer_a_warning_with_the_
 
 def test_one_thread_is_a_warning_with_the_server_s_own_remedy() -> None:
     assert lines_of(Werkzeug({}), threads=1, limit=1)[1] == [
-        "an event stream takes the only thread of this process, and other requests wait: give the server more threads"
+        "an event stream takes the only thread of this process, so other requests wait: give the server more threads"
     ]
     ((*_, remedy),) = [warning.split(": ") for warning in lines_of(Gunicorn({}), threads=1, limit=1)[1]]
     assert remedy == "use --worker-class gthread --threads 100, or gevent"
@@ -119,11 +121,21 @@ def test_uwsgi_has_no_writer_with_options_that_change_its_bodies(monkeypatch: py
         assert Uwsgi({}).has_writer is has_writer
 
 
-def test_the_log_is_told_with_the_first_stream_of_a_process_and_once(caplog: pytest.LogCaptureFixture) -> None:
-    middleware = SSEMiddleware(application_of([b"data: 1\n\n"]))
+def test_the_first_stream_of_a_process_is_logged_once(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(starting_line, "_logged", {})
+    middlewares = [SSEMiddleware(application_of([b"data: 1\n\n"])) for _ in range(2)]
     with caplog.at_level(logging.INFO, "ssemiddleware"):
         assert caplog.records == []
-        for _ in range(3):
+        for middleware in (*middlewares, *middlewares):
             Response(middleware, environ_of(ANNOUNCED)).body()
     (line,) = [record.getMessage() for record in caplog.records]
     assert line.startswith("event streams under an unknown server: ")
+
+
+def test_each_process_logs_its_first_stream(caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(starting_line, "_logged", {os.getpid() + 1: object()})
+    with caplog.at_level(logging.INFO, "ssemiddleware"):
+        starting_line.log_once(Server({}), threads=None, limit=None, heartbeat=None)
+    assert len(caplog.records) == 1

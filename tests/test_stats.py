@@ -1,4 +1,4 @@
-"""The numbers of a process: what `SSEMiddleware.stats` counts, when, and what it leaves out."""
+"""The numbers of a process: what `SSEMiddleware.stats` counts, and when."""
 
 from __future__ import annotations
 
@@ -91,7 +91,7 @@ def test_a_snapshot_stays_as_it_is_while_streams_end() -> None:
     assert middleware.stats().ended == {"application ended": 2}
 
 
-# -- what is carried
+# -- blocks, events and bytes
 
 
 @both_paths
@@ -147,13 +147,13 @@ def test_an_open_stream_is_counted_while_it_is_open() -> None:
 
 
 class SilentServer(Server):
-    """A server that is known, and has no writer: lines of ours are yielded."""
+    """A known server without a writer: our own lines are yielded."""
 
     name = "silent"
 
 
 def test_the_opening_counts_as_a_heartbeat_and_not_as_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+    monkeypatch.setattr("ssemiddleware.streams.find_server", SilentServer)
     stats = stats_after(application_of([b"data: 1\n\n"]), EVENT_SOURCE)
     assert (stats.heartbeats, stats.events_out) == (1, 1)
     assert stats.bytes_out == stats.bytes_in + len(b":\n")
@@ -161,13 +161,13 @@ def test_the_opening_counts_as_a_heartbeat_and_not_as_an_event(monkeypatch: pyte
 
 
 def test_a_heartbeat_in_place_of_an_empty_block_is_counted_and_is_no_event(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("ssemiddleware.middleware.find_server", SilentServer)
+    monkeypatch.setattr("ssemiddleware.streams.find_server", SilentServer)
     stats = stats_after(application_of([b"data: 1\n\n", b""]), ANNOUNCED, heartbeat=1e-9)
     assert (stats.heartbeats, stats.events_in, stats.events_out) == (1, 1, 1)
     assert stats.bytes_out == stats.bytes_in + len(b":\n")
 
 
-def test_what_comes_and_goes_quickly_is_counted_once_for_both_ways() -> None:
+def test_a_quick_block_is_counted_once_for_both_directions() -> None:
     carried = Carried(blocks_in=1, bytes_in=10, events_in=1, blocks_out=1, bytes_out=10, events_out=1)
     carried.quick_blocks, carried.quick_bytes, carried.quick_more_events = 2, 20, 1
     total = carried.total()
@@ -178,7 +178,7 @@ def test_what_comes_and_goes_quickly_is_counted_once_for_both_ways() -> None:
 
 
 @pytest.mark.parametrize("counts", ["count_out", "quick_blocks"])
-def test_a_block_that_leaves_is_a_move(counts: str) -> None:
+def test_a_block_that_is_sent_counts_as_a_move(counts: str) -> None:
     carried = Carried()
     before = carried.moves
     carried.count_in(b"data: 1\n\n")
@@ -191,7 +191,7 @@ def test_a_block_that_leaves_is_a_move(counts: str) -> None:
 
 
 @both_paths
-def test_fragments_are_events_that_leave(request_: dict[str, str]) -> None:
+def test_fragments_are_counted_as_events_sent(request_: dict[str, str]) -> None:
     event = bytes(Event("x" * 1000))
     asked = {**request_, "QUERY_STRING": "sse-fragments=1"}
     stats = stats_after(application_of([event]), asked, oversized=Fragment(over=256, size=128), heartbeat=None)
@@ -229,7 +229,8 @@ def test_a_lazily_started_stream_is_counted(request_: dict[str, str]) -> None:
 @both_paths
 def test_waits_for_memory_are_counted_with_their_seconds(request_: dict[str, str]) -> None:
     memory = MemoryGovernor(read=lambda: (85, 100), pause=1e-3)
-    stats = stats_after(application_of(Blocks([b"data: 1\n\n"])), request_, memory=memory)
+    large = b"data: " + b"x" * 70_000 + b"\n\n"
+    stats = stats_after(application_of(Blocks([large, b"data: 1\n\n"])), request_, memory=memory)
     assert stats.pauses >= 1
     assert stats.paused_seconds > 0
     assert (stats.memory_used, stats.memory_limit, stats.memory_state) == (85, 100, "high")
@@ -249,7 +250,7 @@ def test_an_application_that_raises_is_a_reason(request_: dict[str, str]) -> Non
 
 
 @both_paths
-def test_an_application_that_raises_behind_its_headers_is_a_stream(request_: dict[str, str]) -> None:
+def test_an_application_that_raises_after_its_headers_is_a_stream(request_: dict[str, str]) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         start_response("200 OK", [EVENT_STREAM])
         raise RuntimeError("on purpose")
@@ -261,7 +262,7 @@ def test_an_application_that_raises_behind_its_headers_is_a_stream(request_: dic
 
 
 @both_paths
-def test_a_server_that_closes_early_tells_that_the_client_has_gone(request_: dict[str, str]) -> None:
+def test_when_a_server_closes_early_the_client_is_gone(request_: dict[str, str]) -> None:
     middleware = referee(application_of(Blocks([b"data: 1\n\n"] * 100)), max_block=16)
     response = request(middleware, request_)
     next(iter(response.iterable))
@@ -277,7 +278,7 @@ def test_head_is_a_stream_that_carries_nothing(request_: dict[str, str]) -> None
 
 
 @both_paths
-def test_a_stream_that_goes_on_after_a_drain_counts_all_that_came_and_no_empty_block(request_: dict[str, str]) -> None:
+def test_a_stream_that_goes_on_after_a_drain_counts_all_blocks_but_empty_ones(request_: dict[str, str]) -> None:
     drained = threading.Event()
 
     def produce() -> Iterator[bytes]:
@@ -291,13 +292,13 @@ def test_a_stream_that_goes_on_after_a_drain_counts_all_that_came_and_no_empty_b
     middleware = referee(application_of(produce()), heartbeat=None, retry=None)
     blocks = [block for block in request(middleware, request_).blocks() if block]
     stats = middleware.stats()
-    assert stats.ended == {"application ended": 1}  # it is no EventSource, so its answer may be a finite one
+    assert stats.ended == {"application ended": 1}  # the client is no EventSource, so the answer may be finite
     assert stats.bytes_out == len(b"".join(blocks))
     assert stats.blocks_out == len(blocks)
     assert stats.bytes_in == stats.bytes_out
 
 
-def test_a_drained_stream_counts_all_that_came_and_what_we_said_last() -> None:
+def test_a_drained_stream_counts_all_blocks_and_our_last_line() -> None:
     is_seen = threading.Event()
 
     def produce(environ: WSGIEnvironment) -> Iterator[bytes]:
@@ -332,17 +333,17 @@ def test_a_request_that_is_refused_is_no_stream_that_ended() -> None:
     held.close()
 
 
-# -- what counts nowhere
+# -- what is not counted
 
 
 @both_paths
 @pytest.mark.parametrize("iterable", [[b"<html>"], Blocks([b"<html>", b"</html>"]), []], ids=["list", "iterable", "empty"])
-def test_what_is_no_event_stream_counts_nowhere(iterable: Iterable[bytes], request_: dict[str, str]) -> None:
+def test_a_response_that_is_no_event_stream_is_not_counted(iterable: Iterable[bytes], request_: dict[str, str]) -> None:
     assert_counts_nothing(stats_after(application_of(iterable, HTML), request_))
 
 
 @both_paths
-def test_a_fault_before_the_headers_counts_nowhere(request_: dict[str, str]) -> None:
+def test_an_exception_before_the_headers_is_not_counted(request_: dict[str, str]) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         raise RuntimeError("on purpose")
 
@@ -353,7 +354,7 @@ def test_a_fault_before_the_headers_counts_nowhere(request_: dict[str, str]) -> 
 
 
 @both_paths
-def test_a_stream_that_became_an_error_page_counts_nowhere(request_: dict[str, str]) -> None:
+def test_a_stream_that_became_an_error_page_is_not_counted(request_: dict[str, str]) -> None:
     def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
         start_response("200 OK", [EVENT_STREAM])
         try:
@@ -365,7 +366,7 @@ def test_a_stream_that_became_an_error_page_counts_nowhere(request_: dict[str, s
     assert_counts_nothing(stats_after(application, request_))
 
 
-def test_a_stream_without_a_watcher_counts_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_stream_without_a_watcher_is_counted_once(monkeypatch: pytest.MonkeyPatch) -> None:
     middleware = referee(application_of(Blocks([b"data: 1\n\n"])))
     monkeypatch.setattr(threading.Thread, "start", no_thread)
     request(middleware, ANNOUNCED).body()
@@ -426,8 +427,8 @@ def come_and_go(middleware: SSEMiddleware, given: dict[str, str]) -> None:
             response.close()
 
 
-def test_a_place_that_is_leaving_is_counted_here_or_there() -> None:
-    """Between the two steps of a leave, another thread looks: it must find the place once, not twice and not never."""
+def test_a_stream_that_is_just_ending_is_counted_exactly_once() -> None:
+    """A thread that counts between the two steps at a stream's end must find the place once."""
     admission = Admission(limit=lambda: None)
     seen: list[Stats] = []
 
@@ -445,7 +446,7 @@ def test_a_place_that_is_leaving_is_counted_here_or_there() -> None:
     assert place is not None
     place.carried.count_in(b"data: 1\n\n")
     seen.append(admission.stats())
-    place.leave()
+    place.release()
     assert [stats.events_in for stats in seen] == [1] * 5
     assert [stats.open + sum(stats.ended.values()) for stats in seen] == [1] * 5
 
@@ -454,7 +455,7 @@ def test_a_place_that_is_leaving_is_counted_here_or_there() -> None:
 
 
 @both_paths
-def test_the_log_tells_of_a_stream_s_end(request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
+def test_the_end_of_a_stream_is_logged(request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "ssemiddleware")
     stats_after(application_of(Blocks([b"data: 1\n\n"] * 3)), request_, heartbeat=None)
     (line,) = [record.getMessage() for record in caplog.records if record.levelno == logging.DEBUG]
@@ -464,7 +465,7 @@ def test_the_log_tells_of_a_stream_s_end(request_: dict[str, str], caplog: pytes
     assert (size, events) == ("27 bytes", "3 events")
 
 
-def test_the_log_tells_all_that_a_stream_carried_whose_client_left(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_log_has_all_that_a_stream_carried_whose_client_disconnected(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "ssemiddleware")
     response = request(referee(application_of(Blocks([b"data: 1\n\n"] * 9))), UNANNOUNCED)
     blocks = iter(response.iterable)
@@ -475,9 +476,7 @@ def test_the_log_tells_all_that_a_stream_carried_whose_client_left(caplog: pytes
 
 
 @both_paths
-def test_the_log_tells_nothing_of_a_response_that_is_no_stream(
-    request_: dict[str, str], caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_response_that_is_no_stream_is_not_logged(request_: dict[str, str], caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG, "ssemiddleware")
     stats_after(application_of(Blocks([b"<html>"]), HTML), request_)
     assert "stream ended" not in caplog.text

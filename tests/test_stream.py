@@ -1,4 +1,4 @@
-"""`EventStream`: every byte of the application's leaves, in order, at once, and a comment of ours only where it may stand."""
+"""`EventStream`: every byte of the application is sent, in order, at once, and a comment of ours only where it is allowed."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ all_requests = pytest.mark.parametrize(
 SILENCE = 20.0  # seconds, longer than a heartbeat
 
 
-# -- what leaves is what came, but for lines of ours
+# -- what is sent is what was yielded, except for lines of ours
 
 
 def left_of(blocks: Iterable[bytes], silent_before: Iterable[bool], request: dict[str, str], **options: object) -> Exchange:
@@ -76,7 +76,9 @@ SHORT = [
 
 @pytest.mark.parametrize("is_silent", [False, True], ids=["at once", "with silences"])
 @pytest.mark.parametrize("stream", SHORT, ids=repr)
-def test_what_leaves_is_what_came_but_for_our_lines_however_a_short_stream_is_cut(stream: bytes, is_silent: bool) -> None:
+def test_the_bytes_sent_are_those_yielded_except_for_our_lines_however_a_short_stream_is_cut(
+    stream: bytes, is_silent: bool
+) -> None:
     for blocks in every_way(stream):
         for request in (EVENT_SOURCE, ANNOUNCED, UNANNOUNCED):
             exchange = left_of(blocks, [is_silent] * len(blocks), request)
@@ -85,7 +87,7 @@ def test_what_leaves_is_what_came_but_for_our_lines_however_a_short_stream_is_cu
 
 
 @given(cuttings(), st.lists(st.booleans(), min_size=13, max_size=13), requests, st.integers(16, 40))
-def test_what_leaves_is_what_came_but_for_our_lines_however_a_stream_is_cut(
+def test_the_bytes_sent_are_those_yielded_except_for_our_lines_however_a_stream_is_cut(
     blocks: list[bytes], silent_before: list[bool], request_: dict[str, str], max_block: int
 ) -> None:
     exchange = left_of(blocks, silent_before, request_, max_block=max_block)
@@ -97,7 +99,7 @@ def test_what_leaves_is_what_came_but_for_our_lines_however_a_stream_is_cut(
 
 
 @pytest.mark.parametrize("seed", range(20))
-def test_what_leaves_is_what_came_but_for_our_lines_in_long_streams_cut_at_random(seed: int) -> None:
+def test_the_bytes_sent_are_those_yielded_except_for_our_lines_in_long_streams_cut_at_random(seed: int) -> None:
     chance = random.Random(seed)
     stream = b"".join(chance.choice(PIECES) for _ in range(3000))
     blocks, at = [], 0
@@ -113,7 +115,7 @@ def test_what_leaves_is_what_came_but_for_our_lines_in_long_streams_cut_at_rando
 
 
 @given(cuttings(), st.lists(st.booleans(), min_size=13, max_size=13))
-def test_nothing_is_held_back_but_half_a_byte_order_mark_behind_a_line_of_ours(
+def test_nothing_is_held_back_except_half_a_byte_order_mark_after_a_line_of_ours(
     blocks: list[bytes], silent_before: list[bool]
 ) -> None:
     given_, missing = [0], list[bytes]()
@@ -145,7 +147,7 @@ def test_heartbeats_change_no_event_that_is_reshaped(
 
 
 @all_requests
-def test_a_block_leaves_when_it_comes_as_the_very_same_object(request_: dict[str, str]) -> None:
+def test_a_block_is_sent_at_once_as_the_same_object(request_: dict[str, str]) -> None:
     blocks = [b"data: %d\n\n" % number for number in range(5)]
     left = list(Response(SSEMiddleware(application_of(iter(blocks))), environ_of(request_)).blocks())
     assert all(block is given_ for block, given_ in zip(left, blocks, strict=True))
@@ -200,7 +202,7 @@ def test_a_large_block_is_gone_before_the_next_one_is_made(request_: dict[str, s
 
 
 class Ends:
-    """An iterator that ends, and would wait for ever if it was asked again, as one over a queue does."""
+    """An iterator that ends, and would wait forever if it was asked again, as one over a queue does."""
 
     def __init__(self, blocks: list[bytes]) -> None:
         self.left, self.has_ended = iter(blocks), False
@@ -325,7 +327,7 @@ def test_a_close_from_another_thread_ends_a_stream_whose_application_sleeps() ->
 
 
 @all_requests
-def test_a_server_that_forgets_to_close_leaves_no_place_behind(request_: dict[str, str]) -> None:
+def test_a_stream_that_the_server_never_closes_gives_its_place_back(request_: dict[str, str]) -> None:
     blocks = Blocks(EVENT for _ in range(10**9))
     middleware = SSEMiddleware(application_of(blocks))
     iterable = middleware(environ_of(request_), lambda *_: lambda block: None)

@@ -22,7 +22,7 @@ def sent(wire: Wire, *blocks: bytes) -> bytes:
 
 
 @given(cuttings(), st.integers(16, 40))
-def test_what_leaves_is_what_came_in_pieces_of_the_largest_size(blocks: list[bytes], max_block: int) -> None:
+def test_the_bytes_sent_are_those_that_came_in_pieces_of_the_largest_size(blocks: list[bytes], max_block: int) -> None:
     wire = Wire(max_block=max_block)
     pieces = [piece for block in blocks for piece in wire.feed(block)] + list(wire.finish())
     assert b"".join(pieces) == b"".join(blocks)
@@ -30,7 +30,7 @@ def test_what_leaves_is_what_came_in_pieces_of_the_largest_size(blocks: list[byt
 
 
 @pytest.mark.parametrize("stream", [BOM + b"data: 1\n\n", BOM + BOM, BOM, BOM[:2], BOM[:1] + b"x", b"x" + BOM, b""], ids=repr)
-def test_only_a_first_byte_order_mark_behind_a_line_of_ours_is_dropped(stream: bytes) -> None:
+def test_only_a_first_byte_order_mark_after_a_line_of_ours_is_dropped(stream: bytes) -> None:
     for blocks in every_way(stream):
         wire = Wire(max_block=16)
         wire.note_ours(HEARTBEAT)
@@ -85,7 +85,7 @@ def test_of_an_encoded_body_nothing_is_known() -> None:
     assert (wire.takes_comment, wire.takes_end, wire.is_quick) == (False, False, False)
 
 
-def test_what_comes_behind_the_end_of_the_event_is_dropped_once_that_is_said() -> None:
+def test_what_comes_after_the_end_of_the_event_is_dropped_once_that_is_said() -> None:
     for blocks in every_way(b"2\ndata: 3\n\ndata: 4\n\n"):
         wire = Wire(max_block=16)
         sent(wire, b"data: 1\n\ndata: ")
@@ -118,26 +118,26 @@ def test_what_is_carried_is_counted() -> None:
     wire = Wire(max_block=16, carried=carried)
     wire.note_ours(HEARTBEAT)
     sent(wire, b"", b"data: 1\n\ndata: 2\n\n")
-    wire.note_ours(b"retry: 5\n\n", is_comment=False)
+    assert wire.end(b"retry: 5\n\n") == b"retry: 5\n\n"
     assert (carried.blocks_in, carried.bytes_in, carried.events_in) == (2, 18, 2)
     assert (carried.blocks_out, carried.bytes_out, carried.events_out) == (4, 2 + 18 + 10, 2)
     assert carried.heartbeats == 1
 
 
-@pytest.mark.parametrize(
-    "block", ["text", bytearray(b"x"), memoryview(b"x"), None, 5, Event("x")], ids=lambda block: type(block).__name__
-)
+@pytest.mark.parametrize("block", ["text", None, 5, Event("x")], ids=lambda block: type(block).__name__)
 def test_a_block_that_is_not_bytes_is_a_type_error_that_names_the_type(block: object) -> None:
     with pytest.raises(TypeError, match=rf"an event stream's blocks must be bytes, got {type(block).__name__}") as raised:
         only_bytes(block)
     assert ("yield bytes(event)" in str(raised.value)) is isinstance(block, Event)
 
 
-def test_a_block_of_a_subclass_becomes_plain_bytes_and_plain_bytes_stay_the_same_object() -> None:
+def test_a_block_of_a_subclass_or_a_buffer_becomes_plain_bytes_and_plain_bytes_stay_the_same_object() -> None:
     class Subclass(bytes):
         pass
 
-    assert type(only_bytes(Subclass(EVENT))) is bytes
+    for block in (Subclass(EVENT), bytearray(EVENT), memoryview(EVENT)):
+        assert type(only_bytes(block)) is bytes
+        assert only_bytes(block) == EVENT
     assert only_bytes(EVENT) is EVENT
 
 

@@ -1,4 +1,4 @@
-"""Event streams of a plain Flask application. It is the same one bare and wrapped, and knows nothing of either."""
+"""Event streams of a plain Flask application. The same application is served bare and wrapped."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def large() -> Response:
 
 
 def large_without_stream() -> Response:
-    """The data of that event as an ordinary response: what to compare it with. It also makes the event, if that is not done."""
+    """The data of that event as an ordinary response, to compare with. It also makes the event, if that is not done yet."""
     return Response(large_json(asked_bytes()), mimetype="application/json")
 
 
@@ -78,5 +78,5 @@ def silence_and_one_event(environ: WSGIEnvironment) -> Iterator[bytes]:
 def small_events(number: int) -> Iterator[bytes]:
     """Yield *number* events and the one that ends the burst."""
     for index in range(1, number + 1):
-        yield b"data: %d\n\n" % index  # not Event: the way of the bytes is measured, not their making
+        yield b"data: %d\n\n" % index  # not Event: the demo measures how bytes are sent, not how they are made
     yield bytes(Event(str(number), event="end"))

@@ -1,4 +1,4 @@
-"""One event of a list of orders in JSON, on one line, as large as asked to the byte."""
+"""One event with a list of orders in JSON, on one line, of exactly the size that was asked for."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _HEAD, _END = b"data: ", b"\n\n"
 
 @lru_cache(maxsize=1)
 def large_event(size: int) -> bytes:
-    """Return the event with *size* bytes of data, 1000 or more; the latest is kept, and leaves at once when asked again."""
+    """Return the event with *size* bytes of data, 1000 or more. The latest is kept, for when it is asked for again."""
     number_of_orders = size // len(_ORDER % _FIRST_NUMBER) - 1
     orders = b"".join([_ORDER % number for number in range(_FIRST_NUMBER, _FIRST_NUMBER + number_of_orders)])
     filler = b"." * (size - len(orders) - len(b'[""]'))

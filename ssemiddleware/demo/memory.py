@@ -46,7 +46,7 @@ def create_memory_app(governor: MemoryGovernor, wrapped: Sequence[SSEMiddleware]
 def memory_readings(
     environ: WSGIEnvironment, governor: MemoryGovernor, wrapped: Sequence[SSEMiddleware], pressure: Pressure
 ) -> Iterator[bytes]:
-    """Yield how full the memory is, and what the wrapped streams have to do with it, twice a second."""
+    """Yield how full the memory is, and the numbers of the wrapped streams, twice a second."""
     with pressure.watched():
         while True:
             yield bytes(Event(json=memory_now(governor) | streams_now(wrapped) | {"pressure": round(pressure.seconds_left, 1)}))
@@ -57,7 +57,7 @@ def memory_readings(
 def memory_now(governor: MemoryGovernor) -> dict[str, object]:
     """Return what is used of how much, the marks, all in bytes, and the state between them."""
     used, limit = governor.read()
-    marks = {name: round(limit * getattr(governor, name)) for name in ("low", "high", "critical")}
+    marks = {name: round(limit * getattr(governor, name)) for name in ("high", "critical")}
     return {"used": used, "limit": limit, **marks, "state": governor.state}
 
 

@@ -1,4 +1,4 @@
-"""Memory pressure at the press of a button: bytes that do nothing but be resident, for a while."""
+"""Memory pressure at the press of a button: bytes that stay resident for a while, and do nothing else."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from ssemiddleware.memory import MemoryGauge, MemoryGovernor, give_back_memory
 
 LASTS = 15.0  # seconds: fifteen ticks of a ticker, so that it is seen to go on
 _PIECE = bytes(1 << 20)  # written at a time, so that other threads run in between
-_SPARE = 64_000_000  # bytes that stay free of what the kernel allows: pressure is to be seen, not to kill the process
+_SPARE = 64_000_000  # bytes below the kernel's limit that stay free, so that the pressure does not kill the process
 
 
 class PressureRefused(Exception):
@@ -22,10 +22,10 @@ class PressureRefused(Exception):
 
 
 class Pressure:
-    """Fills the process up to halfway between the *governor*'s high and critical mark: there streams wait, and all may begin.
+    """Fills the process up to halfway between the *governor*'s high and critical mark: there streams of large blocks wait.
 
-    One at a time. It lasts for *lasts* seconds, and ends when somebody asks for the `seconds_left` behind that, or when the
-    last who `watched` it has gone. Any thread may call anything.
+    One at a time. It lasts for *lasts* seconds. It ends when `seconds_left` is asked after that time, or when the last user of
+    `watched` has gone. Any thread may call anything.
     """
 
     def __init__(self, governor: MemoryGovernor, *, lasts: float = LASTS, clock: Callable[[], float] = time.monotonic) -> None:
@@ -38,7 +38,7 @@ class Pressure:
         self._watchers = 0
 
     def begin(self) -> None:
-        """Hold as many bytes as are missing; raises `PressureRefused`."""
+        """Hold the bytes that are missing to the goal. Raises `PressureRefused`."""
         with self._lock:
             self._end_if_due()
             if self._held is not None:
@@ -56,14 +56,14 @@ class Pressure:
 
     @property
     def seconds_left(self) -> float:
-        """How long it will last; 0 when there is none."""
+        """Seconds that it will still last; 0 without pressure."""
         with self._lock:
             self._end_if_due()
             return 0.0 if self._held is None else self._ends_at - self._clock()
 
     @contextmanager
     def watched(self) -> Iterator[None]:
-        """Be one of those who look at it."""
+        """Count one more user of it until the end of the ``with`` block."""
         with self._lock:
             self._watchers += 1
         try:
@@ -75,12 +75,12 @@ class Pressure:
                     self._end()
 
     def _missing(self) -> int:
-        """Return the bytes that are missing to what is wanted: at most the limit."""
-        give_back_memory()  # as the governor does above its high mark; what that frees would be missing in the end
+        """Return the bytes that are missing to the goal: at most the limit."""
+        give_back_memory()  # as the governor does above its high mark; otherwise these bytes would be missing later
         limit = self._governor.read().limit
         size = int(limit * (self._governor.high + self._governor.critical) / 2) - psutil.Process().memory_info().rss
         if size <= 0:
-            raise PressureRefused("Its memory is as full as that already.")
+            raise PressureRefused("Its memory is that full already.")
         allowed = MemoryGauge().read()  # by the container, else by the machine
         if size > allowed.limit - allowed.used - _SPARE:
             raise PressureRefused("The container or the machine has not enough free memory for that.")

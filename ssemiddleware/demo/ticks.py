@@ -29,17 +29,17 @@ def next_number(environ: WSGIEnvironment) -> int:
 
 
 def should_end_after(environ: WSGIEnvironment, seconds: float) -> bool:
-    """Wait that long, or until a stream without an end of its own should end: its client has gone, or the server stops."""
+    """Wait that long, or until an endless stream should end: its client has disconnected, or the server stops."""
     return wait(environ, "closing", seconds)
 
 
 def has_no_client_after(environ: WSGIEnvironment, seconds: float) -> bool:
-    """Wait that long, or until there is no need to go on. A stream that ends by itself looks at nothing else."""
+    """Wait that long, or until there is no need to go on. A stream that ends by itself needs to check nothing else."""
     return wait(environ, "closed", seconds)
 
 
 def wait(environ: WSGIEnvironment, event: str, seconds: float) -> bool:
-    """Wait for one of the stream's events. A bare application has none, so it waits to the end."""
+    """Wait for one of the stream's events. A bare application has no such event, so it waits the whole time."""
     stream = environ.get("ssemiddleware.stream")
     if stream is None:
         time.sleep(seconds)

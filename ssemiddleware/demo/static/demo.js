@@ -104,7 +104,7 @@ function showLane(side) {
   side.panel.lane.replaceChildren(...marks);
 }
 
-/** Time passes for a stream without events too. */
+/** The time is drawn for a stream without events too. */
 function refreshTickers() {
   for (const side of tickers.flatMap(ticker => ticker.sides)) {
     if (side.source && side.source.readyState !== EventSource.CLOSED) showTicking(side);
@@ -305,7 +305,7 @@ async function runHeaders(signal) {
   showResult("headers", `${differences} differences, marked with a word and a tint.`);
 }
 
-/** Returns the headers of a stream, and lets it go as soon as they are here. */
+/** Returns the headers of a stream, and closes it as soon as they have come. */
 async function fetchHeaders(path, signal) {
   showActivity(`Running: headers of ${path}.`);
   const leave = new AbortController();
@@ -369,7 +369,7 @@ function tableCell(column, content) {
 /* ---- Terminal lines ---- */
 
 function showCurlLines(hasDjango) {
-  const curl = "curl -N -H 'Accept: text/event-stream'";
+  const curl = "curl -N -H 'Accept: text/event-stream' -H 'Cache-Control: no-cache'";  // as an EventSource asks
   const flask = ["/bare/ticker", "/wrapped/ticker", "/wrapped/silent"].map(path => `${curl} ${location.origin}${path}`);
   const django = SIDES.map(side => `${curl} --compressed ${location.origin}/django/${side}/ticker`);
   byId("curl-lines").replaceChildren(...[...flask, ...(hasDjango ? django : [])].map(curlLine));

@@ -6,7 +6,7 @@ import {
   showState, trySide, whole,
 } from "./shared.js";
 
-const MOST_PLAIN_IN_WEBKIT = 5; // MB, some seconds; 50 MB would be minutes, and the tab hears of nothing meanwhile
+const MOST_PLAIN_IN_WEBKIT = 5; // MB, some seconds; 50 MB would take minutes, and the tab does nothing else meanwhile
 const WAITS = "waits for its turn";
 const EQUAL = "Equal to what was sent.";
 
@@ -22,7 +22,7 @@ plainButton.dataset.run = "large-plain";
 let size = 0; // MB, of the run that is shown
 
 slider.addEventListener("input", showSize);
-showSize(); // a browser may remember another one than the document says
+showSize(); // a browser may have kept another size than the document's
 fragments.value.after(progress);
 plain.note.after(plainButton);
 
@@ -113,14 +113,14 @@ async function readOneWay(way, sent, signal, band) {
   showBars(ways, ways.map(({ took }) => took));
 }
 
-/** Returns the seconds from `new EventSource` to the event's handler; what is done with the event comes behind that. */
+/** Returns the seconds from `new EventSource` to the event's handler; what is done with the event comes after that. */
 async function readAndCompare(way, sent, signal) {
   const Source = way === fragments ? FragmentedEventSource : EventSource;
   let pieces = 0;
   const started = now();
   const listen = (source, finish) => {
     followState(way, source);
-    source.onprogress = event => { pieces += 1; showProgress(event); }; // an EventSource has none, and does not mind
+    source.onprogress = event => { pieces += 1; showProgress(event); }; // an EventSource has no such event, and ignores this
     source.addEventListener(UNNAMED_EVENT, event => finish({ took: now() - started, data: event.data }));
   };
   const { took, data } = await readStream(`${way.path}?mb=${size}`, { signal, patience: 120, listen, Source });

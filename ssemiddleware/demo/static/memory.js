@@ -3,11 +3,11 @@
 import { STATES, UNNAMED_EVENT, byId, closeStream, megabytes, now, openStream, showState, troubleOf, whole } from "./shared.js";
 
 const GRAPH_SECONDS = 120;
-const MARKS = ["low", "high", "critical", "limit"];
+const MARKS = ["high", "critical", "limit"];
 const STATES_IN_WORDS = {
   normal: "normal: no stream waits",
-  high: "high: bursts and large events wait",
-  critical: "critical: no stream begins",
+  high: "high: large events wait",
+  critical: "critical: one large event is made at a time",
   last: "last reading",
 };
 const LASTS = "For 15 seconds at most.";
@@ -20,11 +20,11 @@ let source = null;
 let isCurrent = false; // whether the latest reading is of now: it is not once the stream is stopped or broken
 let readings = []; // of the last two minutes
 let bands = []; // when a test ran, and on which side
-let asked = false; // a request about pressure is on its way
+let asked = false; // a request about pressure is not answered yet
 let testRuns = false;
 let pressureChanged = () => {};
 
-/** Makes the buttons work; `settle` opens or closes the stream of readings, `changed` hears that pressure begins or ends. */
+/** Makes the buttons work; `settle` opens or closes the stream of readings, `changed` is called when pressure begins or ends. */
 export function makeMemoryCard(settle, changed) {
   pressureChanged = changed;
   button.addEventListener("click", () => {
@@ -33,7 +33,7 @@ export function makeMemoryCard(settle, changed) {
   });
   pressureButton.addEventListener("click", async () => {
     if (asked) return; // it is not disabled for so short a time, since that would take the focus away
-    isWanted = true; // what it does should be seen
+    isWanted = true; // its effect should be seen
     settle();
     await askForPressure(isUnderPressure() ? "DELETE" : "POST");
   });
@@ -50,7 +50,7 @@ export function settleMemory(reason, isTestRunning) {
   showPressure();
 }
 
-/** Marks from now on which side's test runs; whoever begins a band sets its end. */
+/** Marks which side's test runs from now on. The caller sets the end of the band. */
 export function beginBand(side) {
   const band = { side, start: now(), end: null };
   bands.push(band);
@@ -81,7 +81,7 @@ function stopReading(reason) {
   byId("memory-note").textContent = reason;
 }
 
-/** Says of the figures that they are those of the last reading, and of the pressure nothing more. */
+/** Says that the figures are those of the last reading, and no longer shows the pressure. */
 function outdateReading() {
   if (!isCurrent) return;
   const wasUnderPressure = isUnderPressure();
@@ -115,7 +115,7 @@ async function askForPressure(method) {
   asked = true;
   try {
     const response = await fetch("/memory/pressure", { method, signal: AbortSignal.timeout(15000) });
-    if (!response.ok) byId("pressure-note").textContent = `Refused: ${(await response.text()).trim()}`; // else a reading tells
+    if (!response.ok) byId("pressure-note").textContent = `Refused: ${(await response.text()).trim()}`; // else a reading shows it
   } catch {
     byId("pressure-note").textContent = "The server did not answer.";
   }

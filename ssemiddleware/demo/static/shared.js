@@ -38,7 +38,7 @@ export function showOpenStreams() {
   byId("stream-gauge").replaceChildren(...dots);
 }
 
-/** Says what an EventSource's error event means; the browser itself tells nothing but the state. */
+/** Says what an EventSource's error event means; the browser itself gives only the state. */
 export function failureOf(source, broken = "the connection broke before the end") {
   return source.readyState === EventSource.CLOSED ? "the server refused the stream (its terminal may say why)" : broken;
 }
