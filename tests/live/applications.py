@@ -3,7 +3,8 @@
     /play?steps=[...]&key=...    an event stream, unless `type` names another media type; `extra` headers;
                                  `lazy`: seconds in the first next() before the response is started, or "until closed"
     /life?key=...                what became of that request, as JSON
-    /release?key=...             lets it go on behind `wait_for_release`
+    /release?key=...             lets it go on after `wait_for_release`
+    /end?key=...&reason=...      ends it with `Stream.end`
     /stats                       what the middleware says of the streams of its process, as JSON
     /fill?percent=...            fills the memory of `app_under_pressure` so far, as far as that can tell
     /inside                      what streams, threads and objects there are in the process, as JSON
@@ -14,6 +15,7 @@ Every response names the process that made it (`X-Process`).
 
 from __future__ import annotations
 
+import ctypes  # also so that `look_inside` counts no 450 objects more once memory is low
 import gc
 import io
 import json
@@ -29,9 +31,9 @@ from urllib.parse import parse_qs
 
 from werkzeug.wsgi import FileWrapper
 
-from ssemiddleware import MemoryGovernor, SSEMiddleware, Stream
+from ssemiddleware import Compress, MemoryGovernor, SSEMiddleware, Stream
 
-from .steps import Step, large_event_bytes
+from .steps import Step, large_document_bytes, large_event_bytes
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -63,7 +65,14 @@ class Life:
         """Return all of it for the test."""
         closed = self.stream is not None and self.stream.closed.is_set()
         reason = self.stream.reason if self.stream else None
-        seen = {"threads": self.threads, "blocks": self.blocks, "size": self.size, "noticed_at": self.noticed_at}
+        last = self.stream.last_event_id if self.stream else ""
+        seen = {
+            "last_event_id": last,
+            "threads": self.threads,
+            "blocks": self.blocks,
+            "size": self.size,
+            "noticed_at": self.noticed_at,
+        }
         return json.dumps({**seen, "closed": closed, "reason": reason}).encode()
 
 
@@ -107,6 +116,12 @@ class Play:
     def _large_event(self, size: int, many_lines: bool) -> Iterator[bytes]:
         yield large_event_bytes(size, many_lines=many_lines)
 
+    def _large_document(self, size: int) -> Iterator[bytes]:
+        yield large_document_bytes(size)
+
+    def _send_time(self) -> Iterator[bytes]:
+        yield b": %s\ndata: %r\n\n" % (b"." * 1000, time.monotonic())
+
     def _text(self, data: Any) -> Iterator[bytes]:
         yield data
 
@@ -131,15 +146,32 @@ class Play:
         self._life.noticed_at = time.monotonic()
 
     def _fail(self, message: str) -> Iterator[bytes]:
-        fail_as_told(message)
+        fail_as_requested(message)
         yield from ()
+
+    def _compute(self, seconds: float, in_c: bool) -> Iterator[bytes]:
+        if in_c:
+            ctypes.PyDLL(None).usleep(int(seconds * 1e6))  # with the interpreter's lock
+        until = time.monotonic() + seconds
+        while time.monotonic() < until and not in_c:
+            pass
+        yield from ()
+
+    def _exit_process(self, how: str) -> Iterator[bytes]:
+        if how == "GreenletExit":
+            import gevent
+
+            gevent.spawn_later(0.001, gevent.getcurrent().kill)
+            gevent.sleep(60)
+        yield from ()
+        raise SystemExit(3)
 
     def _say_how_much(self) -> Iterator[bytes]:
         sys.stderr.write(f"yielded {self._life.size}\n")
         yield from ()
 
 
-def fail_as_told(message: str) -> None:
+def fail_as_requested(message: str) -> None:
     """Raise in a function whose name a traceback must show."""
     raise RuntimeError(message)
 
@@ -174,20 +206,27 @@ def respond_with_steps(environ: WSGIEnvironment, start_response: StartResponse, 
     return Play(json.loads(query["steps"]), life, begin)
 
 
-def tell_life(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+def answer_life(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     life = LIVES.get(query["key"])
     return answer(start_response, life.as_json() if life else b"null", "application/json")
 
 
-def tell_stats(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+def answer_stats(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     stats = app.stats()
-    told = {each.name: getattr(stats, each.name) for each in fields(stats)}
-    return answer(start_response, json.dumps({**told, "ended": dict(stats.ended)}).encode(), "application/json")
+    numbers = {each.name: getattr(stats, each.name) for each in fields(stats)}
+    return answer(start_response, json.dumps({**numbers, "ended": dict(stats.ended)}).encode(), "application/json")
 
 
 def release(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
     LIVES[query["key"]].released.set()
     return answer(start_response, b"released")
+
+
+def end(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
+    stream = LIVES[query["key"]].stream
+    assert stream is not None
+    stream.end(query["reason"])
+    return answer(start_response, b"ended")
 
 
 def fill(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
@@ -234,7 +273,7 @@ def send_no_content(environ: WSGIEnvironment, start_response: StartResponse, que
 
 
 def fail_at_once(environ: WSGIEnvironment, start_response: StartResponse, query: dict[str, str]) -> Iterable[bytes]:
-    fail_as_told(query["message"])
+    fail_as_requested(query["message"])
     return []
 
 
@@ -246,9 +285,10 @@ def answer(start_response: StartResponse, body: bytes, media_type: str = "text/p
 
 ROUTES: dict[str, Callable[[WSGIEnvironment, StartResponse, dict[str, str]], Iterable[bytes]]] = {
     "/play": respond_with_steps,
-    "/life": tell_life,
+    "/life": answer_life,
     "/release": release,
-    "/stats": tell_stats,
+    "/end": end,
+    "/stats": answer_stats,
     "/fill": fill,
     "/inside": look_inside,
     "/ping": ping,
@@ -263,17 +303,28 @@ HEARTBEAT = 0.5  # seconds, two ticks of the watcher: a test need not wait long
 SLOW_HEARTBEAT = 3.0  # seconds, so that none comes because a machine is busy
 
 # Others may use nearly all of the machine meanwhile: streams wait only where it is all but full.
-AMPLE = MemoryGovernor(low=0.97, high=0.98, critical=0.99)
+AMPLE = MemoryGovernor(high=0.98, critical=0.99)
 
 app = SSEMiddleware(play, memory=AMPLE)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE)
+app_that_compresses = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE, compress=Compress())
+app_that_joins = SSEMiddleware(play, memory=AMPLE, join=0.02)
+app_that_joins_and_compresses = SSEMiddleware(play, memory=AMPLE, join=0.02, compress=Compress())
 app_with_a_heartbeat_a_second = SSEMiddleware(play, heartbeat=1.0, memory=AMPLE)
 app_with_slow_heartbeats = SSEMiddleware(play, heartbeat=SLOW_HEARTBEAT, memory=AMPLE)
 FILLED = [0]  # percent
-app_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100), pause=3.0))
+wrapped_under_pressure = SSEMiddleware(
+    play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100), pause=3.0)
+)
 app_for_many = SSEMiddleware(play, max_streams=1000, memory=AMPLE)
 app_for_six_tabs = SSEMiddleware(play, max_streams_per=(6, lambda environ: environ.get("HTTP_X_USER")), memory=AMPLE)
-app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0, memory=AMPLE)
+app_with_a_lease = SSEMiddleware(play, lease=2.0, retry=300, memory=AMPLE)
+app_with_send_deadline = SSEMiddleware(play, send_deadline=2.0, heartbeat=HEARTBEAT, memory=AMPLE)
+
+
+def app_under_pressure(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """Answer wrapped, or bare where the query says ``way=bare``."""
+    return (play if "way=bare" in environ["QUERY_STRING"] else wrapped_under_pressure)(environ, start_response)
 
 
 def create_app(shops: int) -> WSGIApplication:
@@ -284,6 +335,6 @@ def create_app(shops: int) -> WSGIApplication:
 
 
 def create_app_with_a_drain_signal() -> WSGIApplication:
-    """Return the wrapped application; SIGUSR1 drains it, for servers that tell nobody when they stop."""
+    """Return the wrapped application; SIGUSR1 drains it, for servers that do not show when they stop."""
     signal.signal(signal.SIGUSR1, lambda *_: app.drain())
     return app

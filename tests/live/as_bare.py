@@ -122,7 +122,7 @@ def create_transactional(way: str) -> WSGIApplication:
     return found
 
 
-# -- gunicorn's settings: what reads a ContextVar behind the request, on its thread
+# -- gunicorn's settings: what reads a ContextVar after the request, on its thread
 
 
 class NotesRequestId(logging.Filter):

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import socket
 import ssl
 import struct
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from typing import Literal, NamedTuple
+
+from ..decompressing import decompressor_of
+from ..vanishing import vanish
 
 Headers = list[tuple[str, str]]
 Framing = Literal["chunked", "length", "until the connection ends"]
@@ -17,11 +21,11 @@ Framing = Literal["chunked", "length", "until the connection ends"]
 PATIENCE = 20.0  # seconds for what comes at once, or not before the applications' waits have ended, of a minute
 
 
-_OPENING = re.compile(rb"\Aretry: [0-9]{4}\n(?!\n)")  # not the last words of a stream
+_OPENING = re.compile(rb"\Aretry: [0-9]{4}\n(?!\n)")  # not the end of a stream
 
 
 class Arrival(NamedTuple):
-    """An HTTP chunk, or what one read returned where there are none."""
+    """An HTTP chunk, or what one read returned if the response has no chunks."""
 
     at: float  # time.monotonic()
     block: bytes
@@ -45,8 +49,16 @@ class Connection:
         self.headers: Headers = []
         self.arrivals: list[Arrival] = []
         self.opening: re.Match[bytes] | None = None
+        self.decodes = False  # what is compressed, as a browser does
+        self._decompress: Callable[[bytes], bytes] = bytes
         self.ended: Literal["cleanly", "cut"] | None = None
         self.ended_at = 0.0
+
+    @property
+    def is_whole(self) -> bool:
+        """Whether the body has ended in good order, and what compresses it too."""
+        decompressor = getattr(self._decompress, "__self__", None)
+        return self.ended == "cleanly" and getattr(decompressor, "eof", True)
 
     # -- the request
 
@@ -65,7 +77,7 @@ class Connection:
     # -- the response
 
     def header(self, name: str) -> str | None:
-        """Return a header of the response, its values joined; None if it has none of that name."""
+        """Return a header of the response, its values joined; None if it has no such header."""
         values = [value for given, value in self.headers if given.lower() == name.lower()]
         return ", ".join(values) if values else None
 
@@ -94,6 +106,18 @@ class Connection:
             if not goes_on and expected not in self.body:
                 raise AssertionError(f"the body ended ({self.ended}) without {expected!r}: {self.body[-200:]!r}")
         return self.arrivals[-1].at
+
+    def read_bytes(self, size: int, within: float = PATIENCE) -> float:
+        """Read until the body has *size* bytes; return when the last of them came."""
+        deadline, seen = time.monotonic() + within, 0
+        for number in itertools.count():
+            while len(self.arrivals) <= number:
+                if not self._read_on(deadline, f"{size} bytes, behind {seen}") and len(self.arrivals) <= number:
+                    raise AssertionError(f"the body ended ({self.ended}) after {seen} bytes of {size}")
+            seen += len(self.arrivals[number].block)
+            if seen >= size:
+                break
+        return self.arrivals[number].at
 
     def read_to_end(self, within: float = PATIENCE) -> bytes:
         """Read the whole body and return it."""
@@ -125,9 +149,9 @@ class Connection:
         self._receive(time.monotonic() + within, "anything", size)
         return len(self._buffer) - before
 
-    # -- the leave
+    # -- the disconnect
 
-    def leave(self, how: Literal["FIN", "RST", "close_notify"] = "FIN") -> float:
+    def disconnect(self, how: Literal["FIN", "RST", "close_notify"] = "FIN") -> float:
         """Close the connection; return when. ``close_notify``: say so in TLS first."""
         if how == "close_notify":
             assert isinstance(self._socket, ssl.SSLSocket)
@@ -136,9 +160,13 @@ class Connection:
                 self._socket.unwrap()
         if how == "RST":
             self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
-        left_at = time.monotonic()
+        disconnected_at = time.monotonic()
         self._socket.close()
-        return left_at
+        return disconnected_at
+
+    def vanish(self) -> None:
+        """Drop whatever comes, and acknowledge nothing, until `disconnect`."""
+        vanish(self._socket)
 
     # -- reading
 
@@ -152,6 +180,8 @@ class Connection:
             self._framing, self._length_left = "length", int(length)
         else:
             self._framing = "until the connection ends"
+        if self.decodes:
+            self._decompress = _decompressing(self.header("Content-Encoding"))
         self._decode()
 
     def _read_on(self, deadline: float, awaited: str) -> bool:
@@ -179,7 +209,7 @@ class Connection:
     def _decode(self) -> None:
         blocks = {"chunked": self._chunks, "length": self._rest_of_length, "until the connection ends": self._all}
         assert self._framing is not None
-        for block in blocks[self._framing]():
+        for block in filter(None, map(self._decompress, blocks[self._framing]())):
             if not self.arrivals:  # an opening says when to reconnect: it is read as the comment in whose place it stands
                 self.opening, block = _OPENING.match(block), _OPENING.sub(b":\n", block)
             self.arrivals.append(Arrival(time.monotonic(), block))
@@ -215,3 +245,12 @@ class Connection:
 
     def _end(self, how: Literal["cleanly", "cut"]) -> None:
         self.ended, self.ended_at = how, time.monotonic()
+
+
+def _decompressing(encoding: str | None) -> Callable[[bytes], bytes]:
+    if encoding == "br":
+        import brotli
+
+        decompress: Callable[[bytes], bytes] = brotli.Decompressor().process
+        return decompress
+    return decompressor_of(encoding).decompress if encoding in ("gzip", "zstd") else bytes

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import importlib.util
+import shutil
 import ssl
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterator
@@ -11,6 +13,7 @@ from pathlib import Path
 from typing import Protocol
 
 import pytest
+import trustme
 
 from ..spreading import Measured
 from .serving import ALL_SERVERS, START_WITHIN, Kind, Server, start
@@ -18,6 +21,7 @@ from .serving import ALL_SERVERS, START_WITHIN, Kind, Server, start
 WRAPPED, BARE, WITH_HEARTBEATS = (f"live.applications:{name}" for name in ("app", "play", "app_with_heartbeats"))
 
 Measure = Callable[[str, float], None]  # what, and seconds
+Fill = Callable[[str, str, str], None]  # a cell of the table of servers: its row, its column, and what stands in it
 
 _measured = Measured()
 
@@ -26,7 +30,22 @@ _measured = Measured()
 def folder() -> Iterator[Path]:
     """Where the servers write; its path is short, since a socket's must be."""
     with tempfile.TemporaryDirectory(prefix="live-") as name:
+        Path(name).chmod(0o711)  # for Apache, which does not run as root
         yield Path(name)
+
+
+@pytest.fixture(scope="session")
+def trust(folder: Path) -> ssl.SSLContext:
+    """Trusts the certificate for localhost in the folder's certificate.pem, and speaks HTTP/2 with clients that do.
+
+    So do clients that trust the folder's authority.pem.
+    """
+    authority, trust = trustme.CA(), ssl.create_default_context()
+    authority.configure_trust(trust)
+    authority.cert_pem.write_to_path(folder / "authority.pem")
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(folder / "certificate.pem")
+    trust.set_alpn_protocols(["h2"])
+    return trust
 
 
 class Start(Protocol):
@@ -55,17 +74,17 @@ class Pool:
         self._used.setdefault(server, len(server.output()))
         return server
 
-    def leave_all(self) -> None:
+    def disconnect_all(self) -> None:
         """Close the connections of the test, and show what the servers wrote meanwhile."""
         for server, before in self._used.items():
-            server.leave_all()
+            server.disconnect_all()
             sys.stdout.write(f"-- {server.kind}\n{server.output()[before:]}")  # pytest shows it if the test has failed
         self._used.clear()
 
     def end(self) -> None:
         """End all servers, at the same time."""
         for server in self._servers.values():
-            server.leave_all()
+            server.disconnect_all()
             if server.process.poll() is None:
                 server.process.terminate()
         for server in self._servers.values():
@@ -74,7 +93,8 @@ class Pool:
 
 def require(kind: Kind) -> None:
     """Skip, and say what is missing, where the server is not installed."""
-    missing = [name for name in kind.needs if importlib.util.find_spec(name) is None]
+    missing = [name for name in kind.needs if importlib.util.find_spec(name) is None and shutil.which(name) is None]
+    missing += kind.lacks()
     if missing:
         pytest.skip(f"{kind} needs {' and '.join(missing)}: not installed")
 
@@ -95,9 +115,9 @@ def all_servers(folder: Path) -> Iterator[Pool]:
 
 @pytest.fixture
 def pool(all_servers: Pool) -> Iterator[Pool]:
-    """The shared servers; the connections of the test are closed behind it."""
+    """The shared servers; the connections of the test are closed after it."""
     yield all_servers
-    all_servers.leave_all()
+    all_servers.disconnect_all()
 
 
 @pytest.fixture(params=ALL_SERVERS, ids=str)
@@ -126,6 +146,26 @@ def serve(folder: Path) -> Iterator[Start]:
 def measure() -> Measure:
     """Note seconds to be printed when all tests have run."""
     return _measured.note
+
+
+@pytest.fixture(scope="session")
+def fill() -> Fill:
+    """Fill a cell of the table of servers, which is printed when all tests have run."""
+    return _measured.fill
+
+
+@pytest.fixture
+def print_line() -> Callable[[str], None]:
+    """Note a line of a table to be printed when all tests have run."""
+    return _measured.lines.append
+
+
+@pytest.fixture
+def own_network() -> None:
+    """Skip, and say what is missing, where a test can have no network of its own."""
+    command = ["unshare", "--map-root-user", "--net", "ip", "link"]
+    if not all(map(shutil.which, ("unshare", "ip"))) or subprocess.run(command, capture_output=True, check=False).returncode:
+        pytest.skip("no network of its own: needs unshare (util-linux), ip (iproute2) and a kernel that lets us")
 
 
 def pytest_sessionfinish(session: pytest.Session) -> None:

@@ -28,7 +28,9 @@ settings.configure(
 )
 application = SSEMiddleware(get_wsgi_application())
 
-from django.db import connection  # noqa: E402  (needs the settings)
+from django.db import connection, connections  # noqa: E402  (needs the settings)
+
+releasing = SSEMiddleware(get_wsgi_application(), on_open=lambda environ: connections.close_all())
 
 # By the request's key: which thread did what.
 threads: defaultdict[str, dict[str, list[int]]] = defaultdict(lambda: {"opened": [], "used": [], "closed": []})
@@ -55,11 +57,11 @@ def note_finished(**_: object) -> None:
         threads[key]["closed"].append(threading.get_ident())
 
 
-request_finished.connect(note_finished)  # behind Django's own receiver, which closes the connection
+request_finished.connect(note_finished)  # after Django's own receiver, which closes the connection
 
 
 def ticks(request: HttpRequest) -> StreamingHttpResponse:
-    """Three events, each from the database, and a pause in seconds behind it."""
+    """Three events, each from the database, and a pause in seconds after it."""
     use_database(request)
     return StreamingHttpResponse(three_ticks(request, float(request.GET.get("pause", "0.1"))), content_type="text/event-stream")
 
@@ -82,6 +84,17 @@ def endless_ticks(request: HttpRequest) -> Iterator[bytes]:
         time.sleep(0.05)
 
 
+def connected(request: HttpRequest) -> StreamingHttpResponse:
+    """Tell whether the view's connection is still there when the stream begins, and use the database again."""
+    use_database(request)
+    return StreamingHttpResponse(whether_connected(request), content_type="text/event-stream")
+
+
+def whether_connected(request: HttpRequest) -> Iterator[bytes]:
+    yield b"data: not connected\n\n" if connection.connection is None else b"data: connected\n\n"
+    yield b"data: %d\n\n" % use_database(request)
+
+
 def page(request: HttpRequest) -> HttpResponse:
     """A page that is worth compressing."""
     return HttpResponse("<p>Lorem ipsum dolor sit amet</p>" * 1000)
@@ -95,4 +108,4 @@ def ping(request: HttpRequest) -> HttpResponse:
     return HttpResponse("pong")
 
 
-urlpatterns = [path(view.__name__, view) for view in (ticks, endless, page, life, ping)]
+urlpatterns = [path(view.__name__, view) for view in (ticks, endless, connected, page, life, ping)]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 Headers = list[tuple[str, str]]
 
 inner = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE)
+joining = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE, join=0.02)
 
 
 def layer(change: Callable[[Iterable[bytes]], Iterable[bytes]], *added: tuple[str, str]) -> WSGIApplication:
@@ -116,6 +117,11 @@ dispatcher = DispatcherMiddleware(inner, {"/elsewhere": play})
 def closing(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
     """A layer that has something to do when the response is closed: werkzeug's."""
     return ClosingIterator(inner(environ, start_response), lambda: None)
+
+
+def closing_what_joins(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+    """The same around one that would join events."""
+    return ClosingIterator(joining(environ, start_response), lambda: None)
 
 
 def create_sentry() -> WSGIApplication:

@@ -3,7 +3,7 @@
 //     node messages.mjs npm client.js "data: one" FOLDER
 //     node --experimental-eventsource messages.mjs node client.js "data: one"
 //
-// The class is made of npm's, which is in FOLDER, or of Node's own. `onmessage` leaves after the message "bye".
+// The class is made of npm's, which is in FOLDER, or of Node's own. `onmessage` is removed after the message "bye".
 
 import {readFileSync} from "node:fs";
 import {createServer} from "node:http";

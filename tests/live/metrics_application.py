@@ -19,7 +19,7 @@ REGISTRY.register(StreamCollector(play=app, hurry=app_with_heartbeats))
 
 
 def app_with_metrics(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer /metrics for all processes, and leave everything else to the wrapped application."""
+    """Answer /metrics for all processes, and pass everything else to the wrapped application."""
     if environ["PATH_INFO"] != "/metrics":
         return app(environ, start_response)
     registry = CollectorRegistry()

@@ -24,7 +24,9 @@ import pytest
 
 import ssemiddleware
 
+from . import under_apache, under_express
 from .client import PATIENCE, Connection, Headers, TooLate
+from .http2 import over_http2_if_chosen
 from .steps import Step
 
 START_WITHIN = 60.0  # seconds, on a machine that has other things to do
@@ -47,8 +49,9 @@ class Kind:
 
     name: str
     command: Callable[[str, int], list[str]]
-    needs: tuple[str, ...]  # modules that may not be installed
+    needs: tuple[str, ...]  # modules, and programs, that may not be installed
     unix_socket: bool = False  # it listens on one, called server-PORT.sock, as well
+    lacks: Callable[[], list[str]] = list  # what else is not there
 
     def __str__(self) -> str:
         return self.name
@@ -83,23 +86,23 @@ def waitress(*options: str, name: str = "waitress") -> Kind:
     return Kind(name, command, ("waitress",))
 
 
-def uvicorn() -> Kind:
-    """Return uvicorn; its application has to be behind a2wsgi (see `asgi`)."""
+def uvicorn(*options: str, grace: int = 1, name: str = "uvicorn with a2wsgi") -> Kind:
+    """Return uvicorn; its application has to be behind a2wsgi (see `asgi`). *grace*: seconds until it cuts its streams."""
 
     def command(application: str, port: int) -> list[str]:
-        options = ["--host", "127.0.0.1", "--port", str(port), "--timeout-graceful-shutdown", "1"]
-        return [sys.executable, "-m", "uvicorn", *options, application]
+        given = ["--host=127.0.0.1", f"--port={port}", f"--timeout-graceful-shutdown={grace}", *options]
+        return [sys.executable, "-m", "uvicorn", *given, application]
 
-    return Kind("uvicorn with a2wsgi", command, ("uvicorn", "a2wsgi"))
+    return Kind(name, command, ("uvicorn", "a2wsgi"))
 
 
-def hypercorn() -> Kind:
+def hypercorn(*, grace: int = 1, name: str = "hypercorn") -> Kind:
     """Return hypercorn; its application is one of `asgi`, or ``wsgi:`` and a WSGI one."""
 
     def command(application: str, port: int) -> list[str]:
-        return [sys.executable, "-m", "hypercorn", "--bind", f"127.0.0.1:{port}", "--graceful-timeout", "1", application]
+        return [sys.executable, "-m", "hypercorn", f"--bind=127.0.0.1:{port}", f"--graceful-timeout={grace}", application]
 
-    return Kind("hypercorn", command, ("hypercorn", "a2wsgi"))
+    return Kind(name, command, ("hypercorn", "a2wsgi"))
 
 
 def granian() -> Kind:
@@ -142,6 +145,34 @@ def uwsgi(http: str, *options: str, name: str) -> Kind:
     return Kind(name, command, ("pyuwsgi",))
 
 
+def uwsgi_behind_nginx(*options: str, name: str) -> Kind:
+    """Return uWSGI behind nginx, which speaks uWSGI's own protocol to it."""
+    behind = uwsgi("--socket", *options, name=name)
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "live.behind_nginx", str(port), *behind.command(application, 0)]
+
+    return Kind(name, command, (*behind.needs, "nginx"))
+
+
+def mod_wsgi() -> Kind:
+    """Return Apache with mod_wsgi's daemon mode."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "live.under_apache", str(port), application]
+
+    return Kind("mod_wsgi", command, ("apache2",), lacks=under_apache.lacks)
+
+
+def mod_wsgi_express(*options: str) -> Kind:
+    """Return mod_wsgi-express with options."""
+
+    def command(application: str, port: int) -> list[str]:
+        return [sys.executable, "-m", "live.under_express", str(port), application, *options]
+
+    return Kind(under_express.PROGRAM, command, (under_express.PROGRAM,), lacks=under_express.lacks)
+
+
 def flask_run() -> Kind:
     """Return ``flask run``; its application is a Flask one."""
 
@@ -157,7 +188,7 @@ def runserver() -> Kind:
     def command(application: str, port: int) -> list[str]:
         return [sys.executable, "-m", "django", "runserver", "--noreload", str(port), "--settings", application]
 
-    return Kind("Django runserver", command, ("django",))
+    return Kind("runserver", command, ("django",))
 
 
 def simple(server: str) -> Kind:
@@ -166,7 +197,8 @@ def simple(server: str) -> Kind:
     def command(application: str, port: int) -> list[str]:
         return [sys.executable, "-m", "live.simple_servers", server, str(port), application]
 
-    return Kind(server, command, ("gevent",) if server == "pywsgi" else ())
+    names = {"pywsgi": "gevent.pywsgi, patched", "unpatched pywsgi": "gevent.pywsgi, not patched"}
+    return Kind(names.get(server, server), command, ("gevent",) if "pywsgi" in server else ())
 
 
 SYNC, GTHREAD, GEVENT = gunicorn("sync"), gunicorn("gthread", "--threads", "10"), gunicorn("gevent")
@@ -186,7 +218,7 @@ SINGLES = (
 
 
 class Life(NamedTuple):
-    """What became of a request, as `applications` tells it."""
+    """What became of a request, as `applications` reports it."""
 
     called_on: list[str]
     pulled_on: list[str]
@@ -196,6 +228,7 @@ class Life(NamedTuple):
     noticed_at: float | None
     closed: bool
     reason: str | None
+    last_event_id: str
 
     @property
     def is_of_one_thread(self) -> bool:
@@ -224,9 +257,13 @@ class Server:
             stream_socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
         stream_socket.settimeout(PATIENCE)
         unix_socket = str(self._output.parent / f"server-{self.port}.sock")
-        stream_socket.connect(unix_socket if self.kind.unix_socket else ("127.0.0.1", self.port))
+        try:
+            stream_socket.connect(unix_socket if self.kind.unix_socket else ("127.0.0.1", self.port))
+        except OSError:
+            stream_socket.close()
+            raise
         if self._trust is not None:
-            stream_socket = self._trust.wrap_socket(stream_socket, server_hostname="localhost")
+            stream_socket = over_http2_if_chosen(self._trust.wrap_socket(stream_socket, server_hostname="localhost"))
         connection = Connection(stream_socket)
         self._connections.append(connection)
         return connection
@@ -247,14 +284,14 @@ class Server:
         """Return a response that has been read to its end."""
         connection = self.ask(target, [*headers, ("Connection", "close")])
         connection.read_to_end(within)
-        connection.leave()
+        connection.disconnect()
         return connection
 
     def life(self, key: str, *, within: float = PATIENCE) -> Life:
         """Return what became of the request of that key."""
-        told = json.loads(self.get(f"/life?key={key}", within=within).body)
-        threads = told.pop("threads")
-        return Life(threads["call"], threads["next"], threads["close"], **told)
+        life = json.loads(self.get(f"/life?key={key}", within=within).body)
+        threads = life.pop("threads")
+        return Life(threads["call"], threads["next"], threads["close"], **life)
 
     def life_once(self, key: str, holds: Callable[[Life], object], *, within: float = PATIENCE) -> Life:
         """Return what became of the request of that key once *holds* does."""
@@ -266,7 +303,7 @@ class Server:
         return life
 
     def release(self, key: str) -> None:
-        """Let the application go on behind `wait_for_release`."""
+        """Let the application go on after `wait_for_release`."""
         assert self.get(f"/release?key={key}").status == 200
 
     # -- the process
@@ -303,7 +340,7 @@ class Server:
         return self._output.read_text(errors="replace")
 
     def output_once(self, pattern: str, *, since: int = 0, within: float = PATIENCE) -> str:
-        """Return the output behind the first *since* characters, once the regular expression *pattern* is found in it."""
+        """Return the output after the first *since* characters, once the regular expression *pattern* is found in it."""
         deadline = time.monotonic() + within
         while not re.search(pattern, output := self.output()[since:]):
             if time.monotonic() > deadline:
@@ -311,15 +348,15 @@ class Server:
             time.sleep(0.02)
         return output
 
-    def leave_all(self) -> None:
+    def disconnect_all(self) -> None:
         """Close the connections of the test."""
         for connection in self._connections:
-            connection.leave()
+            connection.disconnect()
         self._connections.clear()
 
     def end(self) -> None:
         """Ask the process to end, and kill it and its workers if they do not."""
-        self.leave_all()
+        self.disconnect_all()
         if not self.process.is_running() or self.process.poll() is not None:
             return
         processes = [self.process, *self.process.children(recursive=True)]
@@ -340,18 +377,27 @@ def new_key() -> str:
     return secrets.token_hex(8)
 
 
-def start(kind: Kind, application: str, folder: Path, *, trust: ssl.SSLContext | None = None) -> Server:
-    """Start a server of that kind, and return once it listens."""
+def start(
+    kind: Kind, application: str, folder: Path, *, trust: ssl.SSLContext | None = None, port: int | None = None
+) -> Server:
+    """Start a server of that kind, and return once it listens. *port*: of the socket that it is given, if it is given one."""
     for _ in range(3):
-        server = _maybe_start(kind, application, folder, trust)
+        server = _maybe_start(kind, application, folder, trust, port)
         if server is not None:
             return server
     raise AssertionError(f"{kind} found no free port")
 
 
+def start_again(server: Server, application: str, folder: Path) -> Server:
+    """Start a server that has ended once more, on the same port."""
+    again = _maybe_start(server.kind, application, folder, None, server.port)
+    assert again is not None, f"port {server.port} is taken"
+    return again
+
+
 def output_of_failed_start(kind: Kind, application: str, folder: Path) -> str:
     """Start a server that ends by itself, with an error; return what it has written."""
-    command = kind.command(application, 0)  # any port, since nobody is to find it
+    command = kind.command(application, 0)  # any port, since no client connects to it
     ended = subprocess.run(
         command, cwd=folder, env=_environment(folder), capture_output=True, text=True, timeout=START_WITHIN, check=False
     )
@@ -359,12 +405,16 @@ def output_of_failed_start(kind: Kind, application: str, folder: Path) -> str:
     return ended.stdout + ended.stderr
 
 
-def _maybe_start(kind: Kind, application: str, folder: Path, trust: ssl.SSLContext | None) -> Server | None:
+def _maybe_start(
+    kind: Kind, application: str, folder: Path, trust: ssl.SSLContext | None, port: int | None = None
+) -> Server | None:
     """Start a server; None if another process has taken the port meanwhile."""
-    port = _free_port()
+    port = port or free_port()
     output = Path(tempfile.mkstemp(dir=folder, prefix=f"{kind}-".replace(" ", "-"), suffix=".log")[1])
     with output.open("wb") as log:
-        process = psutil.Popen(kind.command(application, port), cwd=folder, env=_environment(folder), stdout=log, stderr=log)
+        process = psutil.Popen(
+            kind.command(application, port), cwd=folder, env=_environment(folder), stdout=log, stderr=log, close_fds=False
+        )
     server = Server(kind, process, port, output, trust)
     deadline = time.monotonic() + START_WITHIN
     while not _listens(process, port):
@@ -377,7 +427,8 @@ def _maybe_start(kind: Kind, application: str, folder: Path, trust: ssl.SSLConte
     return server
 
 
-def _free_port() -> int:
+def free_port() -> int:
+    """Return a port that was free a moment ago."""
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

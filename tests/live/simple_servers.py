@@ -1,4 +1,4 @@
-"""Serve an application with a server that has no command line: ``simple_servers werkzeug|wsgiref|pywsgi PORT MODULE:NAME``."""
+"""Serve an application with a server that has no command line: ``simple_servers SERVER PORT MODULE:NAME``."""
 
 from __future__ import annotations
 
@@ -14,14 +14,14 @@ if TYPE_CHECKING:
 
 
 def main(server: str, port: str, name: str) -> None:
-    """Serve until the process is ended; a name that ends with ``()`` is a factory."""
+    """Serve until the process is ended, with werkzeug, wsgiref, pywsgi or "unpatched pywsgi"; ``name()`` is a factory."""
     if server == "pywsgi":
         from gevent import monkey
 
         monkey.patch_all()
     found = import_string(name.removesuffix("()"))
     application: WSGIApplication = found() if name.endswith("()") else found
-    if server == "pywsgi":
+    if server.endswith("pywsgi"):
         from gevent.pywsgi import WSGIServer
 
         WSGIServer(("127.0.0.1", int(port)), application, log=None).serve_forever()

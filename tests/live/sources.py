@@ -91,9 +91,9 @@ def sources(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable
         return answer(start_response, json.dumps([connection.fileno() for connection in CONNECTIONS]).encode())
     if path == "/inside":
         stats = (app_with_heartbeats if "heartbeats" in query else app).stats()
-        told = {each.name: getattr(stats, each.name) for each in fields(stats)}
+        figures = {each.name: getattr(stats, each.name) for each in fields(stats)}
         threads = [thread.name for thread in threading.enumerate()]
-        return answer(start_response, json.dumps({**told, "ended": dict(stats.ended), "threads": threads}).encode())
+        return answer(start_response, json.dumps({**figures, "ended": dict(stats.ended), "threads": threads}).encode())
     return answer(start_response, b"pong")
 
 

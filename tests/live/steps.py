@@ -39,6 +39,19 @@ def large_event(size: int, *, many_lines: bool) -> Step:
     return {"do": "large_event", "size": size, "many_lines": many_lines}
 
 
+def large_document(size: int) -> Step:
+    """Yield one event of *size* bytes as one block: JSON on one line, see `large_document_bytes`."""
+    return {"do": "large_document", "size": size}
+
+
+def send_time() -> Step:
+    """Yield an event of 1 KB with the time on the clock that all processes share, `time.monotonic`.
+
+    Caddy compresses, and holds back, only what begins with 512 bytes at once.
+    """
+    return {"do": "send_time"}
+
+
 def pause(seconds: float) -> Step:
     """Sleep, deaf to the end of the stream."""
     return {"do": "pause", "seconds": seconds}
@@ -64,6 +77,16 @@ def fail(message: str) -> Step:
     return {"do": "fail", "message": message}
 
 
+def compute(seconds: float, *, in_c: bool = False) -> Step:
+    """Compute, and let no greenlet run meanwhile; *in_c*: and no thread."""
+    return {"do": "compute", "seconds": seconds, "in_c": in_c}
+
+
+def exit_process(how: str) -> Step:
+    """Raise a ``SystemExit``, or have a greenlet end this one in a sleep: ``GreenletExit``."""
+    return {"do": "exit_process", "how": how}
+
+
 def repeat(*steps: Step, times: int = 1_000_000_000) -> Step:
     """Play the steps again and again."""
     return {"do": "repeat", "steps": steps, "times": times}
@@ -81,3 +104,11 @@ def large_event_bytes(size: int, *, many_lines: bool) -> bytes:
     head = b"" if many_lines else b"data: "
     rest = b"data: ".ljust(size, b".") if many_lines else b"." * size
     return (head + filling + rest)[: size - 2] + b"\n\n"
+
+
+def large_document_bytes(size: int) -> bytes:
+    """Return an event of exactly *size* bytes: a list of strings, which may be broken between any two of them."""
+    items = b'"%s",' % LINE.rstrip("\n").encode()
+    begin, end = b"data: [", b"]\n\n"
+    filling = items * ((size - len(begin) - len(end) - 2) // len(items))
+    return begin + filling + b'"%s"' % (b"." * (size - len(begin) - len(filling) - len(end) - 2)) + end

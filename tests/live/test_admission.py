@@ -1,4 +1,4 @@
-"""As many streams as the server's threads can bear: who comes too late is told so in its own language, and places come back."""
+"""The limit of streams on real servers: how requests above it are refused, and when places are free again."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from .steps import event, wait_for_the_end
 
 pytestmark = pytest.mark.live
 
-FREE_WITHIN = 2.0  # seconds after most leaves, until a place is free; the promise is one, where nothing else keeps the machine
+FREE_WITHIN = 2.0  # seconds from most disconnects until a place is free; the promise is one, on an idle machine
 
 GTHREAD = gunicorn("gthread", "--threads", "8", name="gunicorn gthread with 8 threads")
 PRELOADED = gunicorn(
@@ -55,7 +55,7 @@ def stats_of(server: Server) -> Any:
 
 
 def stats_once(server: Server, holds: Callable[[Any], object]) -> Any:
-    """Return what the middleware says once *holds* does."""
+    """Return the middleware's numbers once *holds* is true of them."""
     deadline = time.monotonic() + PATIENCE
     while not holds(stats := stats_of(server)):
         if time.monotonic() > deadline:
@@ -65,7 +65,7 @@ def stats_once(server: Server, holds: Callable[[Any], object]) -> Any:
 
 
 def fill(server: Server, limit: int, headers: Headers = EVENT_SOURCE) -> list[Connection]:
-    """Open as many streams as are admitted."""
+    """Open streams until the limit is reached."""
     streams = [server.open(*SILENT, headers=headers) for _ in range(limit)]
     for stream in streams:
         stream.read_until(b"data: hello\n\n")
@@ -89,7 +89,7 @@ def assert_refused_with_503(connection: Connection) -> None:
 
 
 @on_each_server
-def test_who_comes_too_late_is_told_so_in_its_own_language(
+def test_each_kind_of_client_is_refused_in_its_own_way(
     kind: Kind, application: str, limit: int, serve: Start, measure: Measure
 ) -> None:
     server = serve(kind, application)
@@ -113,32 +113,34 @@ def test_who_comes_too_late_is_told_so_in_its_own_language(
 
 @on_each_server
 @pytest.mark.parametrize("headers", CLIENTS)
-def test_a_place_is_free_soon_after_a_leave(
+def test_a_place_is_free_soon_after_a_disconnect(
     kind: Kind, application: str, limit: int, headers: Headers, serve: Start, measure: Measure
 ) -> None:
     server = serve(kind, application)
     streams, seconds = fill(server, limit, headers), []
     for _ in range(limit):
-        left_at = streams.pop(0).leave()
+        disconnected_at = streams.pop(0).disconnect()
         stats_once(server, lambda stats: stats["open_announced"] + stats["open_unannounced"] == limit - 1)
-        seconds.append(time.monotonic() - left_at)
-        measure(f"a place is free after a leave, {kind}", seconds[-1])
+        seconds.append(time.monotonic() - disconnected_at)
+        measure(f"a place is free after a disconnect, {kind}", seconds[-1])
         streams += fill(server, 1, headers)
     assert median(seconds) < FREE_WITHIN, seconds
     stats = stats_of(server)
     assert stats["open_announced"] + stats["open_unannounced"] == limit
     assert (stats["refused"], stats["ended"]) == (0, {"client gone": limit})
-    server.leave_all()
+    server.disconnect_all()
     stats = stats_once(server, lambda stats: stats["open_announced"] + stats["open_unannounced"] == 0)
     assert stats["ended"] == {"client gone": 2 * limit}
 
 
 @on_each_server
-def test_all_places_come_back_when_all_leave_at_once(kind: Kind, application: str, limit: int, serve: Start) -> None:
+def test_all_places_are_free_after_all_clients_disconnect_at_once(
+    kind: Kind, application: str, limit: int, serve: Start
+) -> None:
     server = serve(kind, application)
     for visit in range(1, 6):
         fill(server, limit)
-        server.leave_all()
+        server.disconnect_all()
         stats = stats_once(server, lambda stats: stats["open_announced"] == 0)
         assert (stats["refused"], stats["ended"]) == (0, {"client gone": visit * limit})
 
@@ -169,9 +171,9 @@ def test_the_seventh_tab_of_one_user_is_refused_until_another_is_closed(serve: S
     assert server.get(play_target(*SILENT), [*ANNOUNCED, ("X-User", "one")]).status == 503
     fill(server, 6, other)
     fill(server, 3)  # without a key
-    tabs[0].leave()
+    tabs[0].disconnect()
     deadline = time.monotonic() + PATIENCE
     while b"hello" not in (again := server.open(*SILENT, headers=user)).read_for(0.5):
         assert time.monotonic() < deadline
-        again.leave()
+        again.disconnect()
     assert b"hello" not in server.get(play_target(*SILENT), user).body

@@ -53,7 +53,7 @@ def test_what_arrives_is_what_was_yielded(server: Server, path: Headers, step: S
 
 @pytest.mark.parametrize("path", CLIENTS)
 @pytest.mark.parametrize("kind", GUNICORNS, ids=str)
-def test_each_block_leaves_as_it_was_yielded(kind: Kind, path: Headers, pool: Pool) -> None:
+def test_each_block_is_sent_as_it_was_yielded(kind: Kind, path: Headers, pool: Pool) -> None:
     connection = pool.get(kind).open(
         repeat(event("small"), times=2000), half_an_event("a half"), " and another\n", "\n", headers=path
     )

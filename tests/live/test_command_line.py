@@ -13,9 +13,9 @@ from .steps import event, pause, repeat, wait_for_the_end
 
 pytestmark = pytest.mark.live
 
-# Without regard to memory, which others may use up meanwhile.
+# Without watching memory, since other programs may use it meanwhile.
 WRAPPED_FACTORY = "ssemiddleware:wrap('live.applications:create_app(3)', heartbeat=0.3, memory=None)"
-NOTICED_WITHIN = 10.0  # seconds; the promise is one, and `test_leaving` holds it
+NOTICED_WITHIN = 10.0  # seconds; the promise is half a second, and `test_disconnects` checks it
 
 KINDS = [
     gunicorn(worker, *options, name=" ".join(("gunicorn", worker, *options)))
@@ -30,20 +30,20 @@ def test_wrap_takes_a_factory_with_arguments_and_options(kind: Kind, serve: Star
     connection = server.open(event("early"), pause(2), event("late"))
     assert re.fullmatch(rb"data: early\n\n(:\n)+data: late\n\n", connection.read_to_end())
     assert connection.ended == "cleanly"
-    assert_bursts_arrive_and_a_leave_is_noticed(server)
+    assert_bursts_arrive_and_a_disconnect_is_noticed(server)
 
 
-def assert_bursts_arrive_and_a_leave_is_noticed(server: Server) -> None:
-    """What a worker that was forked behind the construction of the middleware, or patched behind its import, could break."""
+def assert_bursts_arrive_and_a_disconnect_is_noticed(server: Server) -> None:
+    """Check what could break in a worker that was forked after the middleware was made, or patched after its import."""
     key = new_key()
     connection = server.open(repeat(event("small"), times=20_000), event("last"), wait_for_the_end(), key=key)
     connection.read_until(b"data: last\n\n")
     without_heartbeats = re.sub(rb"(?m)^:\n", b"", connection.body)
     assert without_heartbeats == b"data: small\n\n" * 20_000 + b"data: last\n\n"
-    left_at = connection.leave()
+    disconnected_at = connection.disconnect()
     life = server.life_once(key, lambda life: life.closed_on)
     assert life.noticed_at is not None
-    assert life.noticed_at - left_at < NOTICED_WITHIN
+    assert life.noticed_at - disconnected_at < NOTICED_WITHIN
 
 
 def test_wrap_takes_an_attribute_and_no_heartbeats(serve: Start) -> None:

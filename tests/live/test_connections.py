@@ -59,7 +59,7 @@ def test_descriptors_that_are_closed_and_used_again_between_two_looks_are_not_mi
         for stream in streams:
             stream.read_until(b"hello")
         for stream in streams:
-            stream.leave()
+            stream.disconnect()
         others = [server.open(event("hello"), wait_for_the_end(), headers=EVENT_SOURCE, key=key) for key in stay]
         for other in others:
             other.read_until(b"hello")
@@ -68,7 +68,7 @@ def test_descriptors_that_are_closed_and_used_again_between_two_looks_are_not_mi
         time.sleep(1)
         for key in stay:
             assert server.life(key).reason is None
-        server.leave_all()
+        server.disconnect_all()
         for key in stay:
             server.life_once(key, lambda life: life.closed)
     deadline = time.monotonic() + PATIENCE
@@ -107,7 +107,7 @@ def http2_client(folder: Path, serve: Start) -> Iterator[tuple[Server, ssl.SSLSo
         yield server, client
 
 
-def test_over_http2_a_stream_ends_after_a_few_seconds_since_it_holds_up_all_others(folder: Path, serve: Start) -> None:
+def test_over_http2_a_stream_ends_after_a_few_seconds_since_it_delays_all_others(folder: Path, serve: Start) -> None:
     h2 = pytest.importorskip("h2.connection")
     with http2_client(folder, serve) as (server, client):
         began = time.monotonic()

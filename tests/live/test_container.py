@@ -16,7 +16,7 @@ WITHIN = 240.0  # seconds; it takes 35 on two cores
 
 @pytest.fixture(autouse=True)
 def container() -> None:
-    """Skip, and say why, where no memory cgroup can be made."""
+    """Skip, and say why, if no memory cgroup can be made."""
     try:
         with memory_group(LIMIT):
             pass
@@ -32,23 +32,26 @@ def test_a_bare_server_is_killed_by_the_kernel() -> None:
 
 
 @pytest.mark.parametrize(
-    ("announced", "workers"),
+    ("kind", "announced", "workers", "clients"),
     [
-        pytest.param(True, 1, id="announced"),
-        pytest.param(False, 1, id="unannounced"),
-        pytest.param(True, 4, id="announced, four workers"),
+        pytest.param("gthread", True, 1, CLIENTS, id="gthread, announced"),
+        pytest.param("gthread", False, 1, CLIENTS, id="gthread, unannounced"),
+        pytest.param("gthread", True, 4, CLIENTS, id="gthread, four workers"),
+        pytest.param("gthread", True, 1, 100, id="gthread, 100 clients"),
+        pytest.param("gevent", True, 1, CLIENTS, id="gevent"),
+        pytest.param("gevent", True, 1, 100, id="gevent, 100 clients"),
     ],
 )
-def test_a_wrapped_server_lives_and_serves_every_client(announced: bool, workers: int) -> None:
-    course = run("wrapped", announced=announced, workers=workers, within=WITHIN)
+def test_a_wrapped_server_lives_and_serves_every_client(kind: str, announced: bool, workers: int, clients: int) -> None:
+    course = run("wrapped", kind=kind, announced=announced, workers=workers, clients=clients, within=WITHIN)
     assert not course.kills, summary(course)
-    assert course.served == CLIENTS, summary(course)
-    if workers == 1:  # the kernel's own count includes what it takes back before it kills
+    assert course.served == clients, summary(course)
+    if workers == 1:  # the kernel's own count includes memory that it reclaims before it kills
         assert course.most_used < LIMIT, summary(course)
     assert not course.breaks, summary(course)
 
 
 def summary(course: Course) -> str:
-    """Return what became of it, and each tenth sample."""
+    """Return the result, and every tenth sample."""
     samples = ", ".join(f"{second:.0f} s: {used // 2**20}" for second, used in course.samples[::10])
     return f"{course._replace(samples=[])}\nMiB at {samples}"

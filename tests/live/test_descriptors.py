@@ -19,7 +19,7 @@ HELLO = b"data: hello\n\n"
 INSIDE = "/inside?heartbeats=1"
 
 
-def test_nobody_reads_a_byte_of_a_stream_whose_descriptor_the_application_has_closed(serve: Start) -> None:
+def test_no_client_gets_a_byte_of_a_stream_whose_descriptor_the_application_has_closed(serve: Start) -> None:
     server, old_key, new = serve(GTHREAD, "live.sources:app_with_heartbeats"), new_key(), new_key()
     for _ in range(STREAMS):
         server.ask(f"/queue?key={old_key}", EVENT_SOURCE).read_until(HELLO + b":\n")

@@ -11,7 +11,7 @@ import pytest
 
 from .client import PATIENCE, Headers, TooLate
 from .conftest import Pool
-from .serving import ANNOUNCED, GEVENT, GTHREAD, PATHS, SYNC, UNANNOUNCED, WAITRESS, Server, new_key
+from .serving import ANNOUNCED, GEVENT, GTHREAD, PATHS, SYNC, UNANNOUNCED, WAITRESS, Kind, Server, new_key
 
 pytest.importorskip("django")
 pytestmark = pytest.mark.live
@@ -46,7 +46,7 @@ def test_events_of_an_announced_stream_arrive_at_once_and_uncompressed(django: S
     assert connection.header("Content-Encoding") is None
     ticks = [arrival.at for arrival in connection.arrivals if b"tick" in arrival.block]
     assert len(ticks) == 3
-    # The application pauses behind each: none waits for the next one or for the end.
+    # The application pauses after each: none waits for the next one or for the end.
     assert all(later - earlier > 0.3 for earlier, later in pairwise([*ticks, connection.ended_at])), ticks
 
 
@@ -70,8 +70,16 @@ def test_connections_are_closed_on_the_thread_that_opened_them(django: Server, p
     connection.read_until(b" of 2\n\n")
     if not leaves_early:
         connection.read_to_end()
-    connection.leave()
+    connection.disconnect()
     threads = threads_once_closed(django, key)
     assert len(threads["opened"]) == len(threads["closed"]) == 1
     assert set(threads["used"]) == set(threads["opened"]) == set(threads["closed"])
     assert "Traceback" not in django.output()[since:]
+
+
+@pytest.mark.parametrize("path", PATHS)
+@pytest.mark.parametrize("kind", [GTHREAD, GEVENT], ids=str)
+def test_on_open_gives_the_views_connection_back_before_the_stream_begins(pool: Pool, kind: Kind, path: Headers) -> None:
+    for application, first in [("application", b"data: connected\n\n"), ("releasing", b"data: not connected\n\n")]:
+        server = pool.get(kind, f"live.django_application:{application}")
+        assert server.get(f"/connected?key={new_key()}", path).body.removeprefix(b":\n") == first + b"data: 2\n\n"

@@ -1,4 +1,4 @@
-"""The process is going: a deploy, a reload, or enough requests served. Streams end in good order, and so does the worker."""
+"""The process stops: a deploy, a reload, or its last request. Streams end as they should, and so does the worker."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ BEGUN_WITHIN = 60.0  # seconds: many workers may have to start first
 RETRY = 3000  # milliseconds: the default
 GRACE = 6  # seconds
 
-SLEEPS = wait_for_the_end(), pause(2)  # as one that is in a sleep when the process has to go, and comes back
+SLEEPS = wait_for_the_end(), pause(2)  # as an application that sleeps when the process has to stop, and wakes
 
 # What is open when the process has to go: who asked for it, and what the application does.
 STREAMS: dict[str, tuple[Headers, list[Step]]] = {
@@ -71,19 +71,19 @@ class Way:
 
 @dataclass
 class Drained:
-    """What was seen of the streams, and when the workers were told and gone."""
+    """What was seen of the streams, and when the workers had to stop and did."""
 
     label: str
     streams: dict[str, Connection]
-    told_at: dict[str, float]
+    stopped_at: dict[str, float]
     gone_after: float
     successor: int | None  # the status of its next response
     output: str
 
     def ended_after(self, name: str) -> float:
-        return self.streams[name].ended_at - self.told_at[name]
+        return self.streams[name].ended_at - self.stopped_at[name]
 
-    def comes_back_after(self, name: str) -> int:
+    def reconnects_after(self, name: str) -> int:
         [milliseconds] = re.findall(rb"retry: ([0-9]+)\n\n\Z", self.streams[name].body)
         return int(milliseconds)
 
@@ -120,28 +120,28 @@ def drain(server: Server, way: Way) -> Drained:
     keys = {name: new_key() for name in STREAMS}
     streams = {name: server.open(*steps, headers=headers, key=keys[name]) for name, (headers, steps) in STREAMS.items()}
     with ThreadPoolExecutor(len(streams)) as readers:
-        if server.kind.name == "gunicorn sync" and not way.signal:  # each is told by its own request
-            told_at = dict(zip(streams, readers.map(read_from_the_start, streams.values()), strict=True))
+        if server.kind.name == "gunicorn sync" and not way.signal:  # each is stopped by its own request
+            stopped_at = dict(zip(streams, readers.map(read_from_the_start, streams.values()), strict=True))
         else:
             for name, connection in streams.items():
                 connection.read_until(BEGUN.get(name, b"\n\n"), within=BEGUN_WITHIN)
-            told_at = dict.fromkeys(streams, time.monotonic())
+            stopped_at = dict.fromkeys(streams, time.monotonic())
             if way.signal:
                 server.process.send_signal(way.signal)
             else:
                 server.get("/ping")
             list(readers.map(read_as_browsers_do, streams.values()))
     workers = {int(connection.header("X-Process") or "") for connection in streams.values()}
-    gone_after = wait_until_gone(workers) - max(told_at.values())
+    gone_after = wait_until_gone(workers) - max(stopped_at.values())
     successor = None if way.signal is signal.SIGTERM else server.get("/ping", within=BEGUN_WITHIN).status
-    return Drained(f"{server.kind}, {way.name}", streams, told_at, gone_after, successor, server.output())
+    return Drained(f"{server.kind}, {way.name}", streams, stopped_at, gone_after, successor, server.output())
 
 
 def read_as_browsers_do(connection: Connection) -> None:
     """Read to the end, and keep the connection for other requests, unless the response was cut."""
     connection.read_to_end(within=60)
     if connection.ended == "cut":
-        connection.leave()
+        connection.disconnect()
 
 
 def read_from_the_start(connection: Connection) -> float:
@@ -168,24 +168,24 @@ def test_every_stream_of_an_event_source_ends_cleanly_and_soon(drained: Drained,
     assert drained.ended_after(name) < ENDED_WITHIN
 
 
-def test_most_of_them_end_within_half_a_second(drained: Drained) -> None:
+def test_most_streams_end_within_half_a_second(drained: Drained) -> None:
     assert median(drained.ended_after(name) for name in TO_EVENT_SOURCES) < PROMISED
 
 
 @pytest.mark.parametrize("name", TO_EVENT_SOURCES)
-def test_only_whole_events_leave(drained: Drained, name: str) -> None:
+def test_only_whole_events_are_sent(drained: Drained, name: str) -> None:
     events = re.compile(rb"((data: (hello|tick|in halves)|retry: [0-9]+)\n\n)*")
     assert events.fullmatch(drained.streams[name].body), drained.streams[name].body[-200:]
 
 
 @pytest.mark.parametrize("name", TO_EVENT_SOURCES)
-def test_an_event_source_is_told_last_when_to_come_back(drained: Drained, name: str) -> None:
-    assert RETRY * 0.75 <= drained.comes_back_after(name) <= RETRY * 1.5
+def test_an_event_source_gets_a_time_to_reconnect_last(drained: Drained, name: str) -> None:
+    assert RETRY * 0.75 <= drained.reconnects_after(name) <= RETRY * 1.5
     assert drained.streams[name].body.count(b"retry") == 1
 
 
-def test_not_all_are_told_to_come_back_at_the_same_time(drained: Drained) -> None:
-    assert len({drained.comes_back_after(name) for name in TO_EVENT_SOURCES}) > 1
+def test_refused_clients_do_not_all_reconnect_at_the_same_time(drained: Drained) -> None:
+    assert len({drained.reconnects_after(name) for name in TO_EVENT_SOURCES}) > 1
 
 
 def test_a_stream_whose_event_cannot_be_finished_is_cut(drained: Drained, measure: Measure) -> None:
@@ -199,7 +199,7 @@ def test_a_stream_whose_event_cannot_be_finished_is_cut(drained: Drained, measur
     assert drained.ended_after("one inside an event") < ENDED_WITHIN
 
 
-# -- to other clients: never told anything, and never ended for a whole one that is none
+# -- to other clients: nothing is added, and half an answer never ends like a whole one
 
 
 @pytest.mark.parametrize("name", ANSWERS)
@@ -233,7 +233,7 @@ def test_another_worker_takes_over_unless_all_have_to_go(drained: Drained) -> No
     assert drained.successor == (None if "SIGTERM" in drained.label else 200)
 
 
-def test_nothing_of_it_is_an_error_in_the_log(drained: Drained) -> None:
+def test_a_drain_logs_no_error(drained: Drained) -> None:
     assert "Traceback" not in drained.output
     assert "Error handling request" not in drained.output
 
@@ -243,7 +243,7 @@ GONE = [
     pytest.param(gunicorn("gthread", "--threads=20"), 1.2, id="gunicorn gthread"),
     pytest.param(gunicorn("gevent"), 2.0, id="gunicorn gevent"),
 ]
-TRIES = 3  # of which one has to keep the promise, twice over
+TRIES = 3  # one of them has to keep the promise, twice over
 
 
 @pytest.mark.parametrize(("kind", "promised"), GONE)
@@ -264,17 +264,17 @@ def seconds_until_gone(kind: Kind, serve: Start) -> float:
     ]
     for stream in streams:
         stream.read_until(b"hello")
-    told_at = time.monotonic()
+    stopped_at = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     for stream in streams:
         stream.read_to_end()
         assert stream.ended == "cleanly"
     server.process.wait(30)
-    return time.monotonic() - told_at
+    return time.monotonic() - stopped_at
 
 
 @pytest.mark.parametrize("kind", GUNICORNS, ids=str)
-def test_a_request_behind_the_end_on_the_same_connection_is_not_answered_with_another_end(kind: Kind, serve: Start) -> None:
+def test_a_request_after_the_end_on_the_same_connection_is_not_answered_with_another_end(kind: Kind, serve: Start) -> None:
     """The watcher ends the response while the application sleeps; a client that asks again must get no second terminator."""
     server = serve(kind)
     connection = server.open(event("hello"), pause(2), event("late"), headers=EVENT_SOURCE)
@@ -285,7 +285,7 @@ def test_a_request_behind_the_end_on_the_same_connection_is_not_answered_with_an
     assert re.fullmatch(rb"data: hello\n\nretry: [0-9]+\n\n", body)
     following = connection.next_request()
     following.send("GET", "/ping", UNANNOUNCED)
-    assert following.rest(within=10) == b"", "bytes behind the end of the response"
+    assert following.rest(within=10) == b"", "bytes after the end of the response"
 
 
 @pytest.mark.parametrize("kind", GUNICORNS, ids=str)
@@ -294,24 +294,24 @@ def test_a_stream_in_full_flow_ends_soon(kind: Kind, serve: Start, measure: Meas
     connection = server.open(repeat(event("tick")), headers=EVENT_SOURCE)
     connection.read_until(b"tick")
     connection.read_for(0.3)
-    told_at = time.monotonic()
+    stopped_at = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     body = connection.read_to_end(within=30)
-    measure(f"stream in full flow ended after, {kind}", connection.ended_at - told_at)
-    assert connection.ended_at - told_at < ENDED_WITHIN
+    measure(f"stream in full flow ended after, {kind}", connection.ended_at - stopped_at)
+    assert connection.ended_at - stopped_at < ENDED_WITHIN
     assert connection.ended == "cleanly"
     assert re.search(rb"\Adata: tick\n\n(data: tick\n\n)*retry: [0-9]+\n\n\Z", body)
 
 
 @pytest.mark.parametrize("kind", [waitress("--threads=10", "--call"), WERKZEUG, WSGIREF], ids=str)
-def test_drain_ends_a_stream_for_anyone_with_a_hook_of_their_own(kind: Kind, serve: Start, measure: Measure) -> None:
+def test_drain_ends_a_stream_when_a_hook_of_the_user_calls_it(kind: Kind, serve: Start, measure: Measure) -> None:
     factory = "live.applications:create_app_with_a_drain_signal"
     server = serve(kind, factory if "waitress" in kind.name else f"{factory}()")
     connection = server.open(*STREAMS["a silent one"][1], headers=EVENT_SOURCE)
     connection.read_until(b"hello")
-    told_at = time.monotonic()
+    stopped_at = time.monotonic()
     server.process.send_signal(signal.SIGUSR1)
     assert re.fullmatch(rb"data: hello\n\nretry: [0-9]+\n\n", connection.read_to_end())
     assert connection.ended == "cleanly"
-    assert connection.ended_at - told_at < ENDED_WITHIN
-    measure(f"stream ended after, {kind}, drain()", connection.ended_at - told_at)
+    assert connection.ended_at - stopped_at < ENDED_WITHIN
+    measure(f"stream ended after, {kind}, drain()", connection.ended_at - stopped_at)

@@ -41,10 +41,10 @@ def test_streams_from_queues_end_with_their_clients(kind: Kind, serve: Start, me
     for stream in streams:
         stream.read_until(b"hello")
     for stream in streams:
-        stream.leave()
-    left_at = time.monotonic()
+        stream.disconnect()
+    disconnected_at = time.monotonic()
     assert inside_once_at_rest(server)["ended"] == {"client gone": STREAMS}
-    measure(f"{STREAMS} streams from queues are closed after, {kind}", time.monotonic() - left_at)
+    measure(f"{STREAMS} streams from queues are closed after, {kind}", time.monotonic() - disconnected_at)
     assert "Traceback" not in server.output()
 
 
@@ -108,16 +108,16 @@ def test_streams_from_redis_end_with_their_clients_and_at_a_drain(
     for stream in streams:
         stream.read_until(b"data: news\n\n")
     for stream in streams[1:]:
-        stream.leave()
-    left_at = time.monotonic()
+        stream.disconnect()
+    disconnected_at = time.monotonic()
     while client.pubsub_numsub(channel)[0][1] > 1:
-        assert time.monotonic() - left_at < PATIENCE
+        assert time.monotonic() - disconnected_at < PATIENCE
         time.sleep(0.02)
-    measure(f"{STREAMS - 1} subscriptions to Redis are given up after, {kind}", time.monotonic() - left_at)
-    told_at = time.monotonic()
+    measure(f"{STREAMS - 1} subscriptions to Redis are given up after, {kind}", time.monotonic() - disconnected_at)
+    stopped_at = time.monotonic()
     server.process.terminate()
     streams[0].read_to_end()
-    measure(f"a stream from Redis has ended at a drain after, {kind}", streams[0].ended_at - told_at)
+    measure(f"a stream from Redis has ended at a drain after, {kind}", streams[0].ended_at - stopped_at)
     assert streams[0].ended == "cleanly"
     assert streams[0].body.rpartition(b"retry: ")[2].strip().isdigit(), streams[0].body
     server.process.wait(PATIENCE)

@@ -13,7 +13,7 @@ pytestmark = [pytest.mark.live, pytest.mark.parametrize("path", PATHS)]
 
 def traceback_of(message: str) -> str:
     """Return a regular expression for the application's error with its own frames."""
-    return rf"(?s)Traceback.*in fail_as_told\n.*RuntimeError: {message}"
+    return rf"(?s)Traceback.*in fail_as_requested\n.*RuntimeError: {message}"
 
 
 def is_cut(connection: Connection) -> bool:

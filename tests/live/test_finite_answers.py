@@ -1,4 +1,4 @@
-"""An answer that has an end, to a client that is no EventSource, while its worker is told to go: it arrives whole."""
+"""A finite answer to a client that is no EventSource arrives whole, although its worker has to stop."""
 
 from __future__ import annotations
 
@@ -55,11 +55,11 @@ def test_an_answer_of_four_seconds_arrives_whole(
     for connection in answers:
         assert connection.read_to_end(within=60) == TOKENS
         assert connection.ended == "cleanly"
-        connection.leave()
+        connection.disconnect()
     if way is signal.SIGTERM:
         ended_at = max(connection.ended_at for connection in answers)
         server.process.wait(30)
-        measure(f"gunicorn {worker} is gone behind the last answer after", time.monotonic() - ended_at)
+        measure(f"gunicorn {worker} has exited: seconds after the last answer", time.monotonic() - ended_at)
     assert "Traceback" not in server.output()
 
 
@@ -67,11 +67,11 @@ def test_an_answer_of_four_seconds_arrives_whole(
 def test_a_source_without_an_end_ends_at_once(worker: str, serve: Start, measure: Measure) -> None:
     server = start(serve, worker, "--graceful-timeout=30", "--timeout=30")
     connection = ask(server, POSTED[0], "&each=endless", number=10_000)
-    told_at = time.monotonic()
+    stopped_at = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     body = connection.read_to_end()
-    measure(f"an endless source has ended after SIGTERM, gunicorn {worker}", connection.ended_at - told_at)
-    assert connection.ended_at - told_at < 5
+    measure(f"an endless source has ended after SIGTERM, gunicorn {worker}", connection.ended_at - stopped_at)
+    assert connection.ended_at - stopped_at < 5
     assert connection.ended == "cleanly"
     assert b"retry" not in body
     assert body.endswith(b"\n\n")
@@ -82,11 +82,11 @@ def test_a_source_without_an_end_ends_at_once(worker: str, serve: Start, measure
 def test_with_a_grace_that_is_too_short_the_transfer_is_cut(worker: str, each: str, serve: Start, measure: Measure) -> None:
     server = start(serve, worker, "--graceful-timeout=3", "--timeout=30")
     answers = [ask(server, headers, each, number=200) for headers in POSTED]
-    told_at = time.monotonic()
+    stopped_at = time.monotonic()
     server.process.send_signal(signal.SIGTERM)
     for connection in answers:
         connection.read_to_end(within=60)
-        measure(f"cut by a grace of 3 s after, gunicorn {worker}", connection.ended_at - told_at)
+        measure(f"cut by a grace of 3 s after, gunicorn {worker}", connection.ended_at - stopped_at)
         assert connection.ended == "cut"
         assert b"retry" not in connection.body
-        connection.leave()
+        connection.disconnect()

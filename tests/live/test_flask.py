@@ -27,7 +27,7 @@ def flask(request: pytest.FixtureRequest, pool: Pool) -> Server:
 def threads_once_closed(server: Server, key: str) -> Threads:
     """Return which threads did what for the request of that key, once all it opened is closed.
 
-    Flask 3.1 tears its context down behind the view too, so that the stream opens a second connection.
+    Flask 3.1 tears its context down after the view too, so that the stream opens a second connection.
     """
     deadline = time.monotonic() + PATIENCE
     while True:
@@ -65,20 +65,20 @@ def test_a_stream_uses_the_connection_that_the_view_opened(flask: Server, path: 
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_the_context_is_torn_down_where_it_was_made_when_the_client_leaves(flask: Server, path: Headers) -> None:
+def test_the_context_is_torn_down_where_it_was_made_when_the_client_disconnects(flask: Server, path: Headers) -> None:
     key, since = new_key(), len(flask.output())
     connection = flask.ask(f"/ticks?key={key}", path)
     connection.read_until(b"data: 2\n\n")
-    connection.leave()
+    connection.disconnect()
     assert_one_thread(threads_once_closed(flask, key))
     assert_no_error(flask, since)
 
 
-def test_the_context_is_torn_down_when_the_client_leaves_a_silent_stream(flask: Server) -> None:
+def test_the_context_is_torn_down_when_the_client_of_a_silent_stream_disconnects(flask: Server) -> None:
     key, since = new_key(), len(flask.output())
     connection = flask.ask(f"/silence?key={key}", ANNOUNCED)
     connection.read_until(b"data: 2\n\n")
-    connection.leave()
+    connection.disconnect()
     assert_one_thread(threads_once_closed(flask, key))
     assert_no_error(flask, since)
 

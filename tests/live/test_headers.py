@@ -65,7 +65,7 @@ def test_the_log_says_once_why_headers_are_dropped(pool: Pool, path: Headers) ->
     server = pool.get(WSGIREF)
     for _ in range(2):
         read(server, path, ("Upgrade", "h2c"))
-    line = "dropped Upgrade from an event stream: hop-by-hop headers belong to the server"
+    line = "dropped Upgrade from the headers of an event stream: an application must not set hop-by-hop headers"
     assert server.output_once(line).count(line) == 1
 
 

@@ -1,4 +1,4 @@
-"""Applications that never come back although their clients have left: the server still answers, and threads do not pile up."""
+"""Applications that keep their threads after a disconnect: the server still answers, and threads do not pile up."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ pytestmark = pytest.mark.live
 THREADS = 8
 QUICK, VISITORS = 40, 40
 ANSWERED_WITHIN = 1.0  # seconds
-TRIES = 3  # of which one has to keep the promise
+TRIES = 3  # one of them has to keep the promise
 
 KINDS = [
     pytest.param(gunicorn("gthread", f"--threads={THREADS}", "--timeout=120"), "live.sources:app", id="gunicorn gthread"),
@@ -30,7 +30,7 @@ def inside(server: Server) -> Any:
 
 
 @pytest.mark.parametrize(("kind", "application"), KINDS)
-def test_forty_visitors_that_leave_blocked_applications_do_not_take_the_server(
+def test_forty_disconnects_from_blocked_applications_do_not_block_the_server(
     kind: Kind, application: str, serve: Start, measure: Measure
 ) -> None:
     server, key = serve(kind, application), new_key()
@@ -40,7 +40,7 @@ def test_forty_visitors_that_leave_blocked_applications_do_not_take_the_server(
     for _ in range(VISITORS):
         visitor = server.ask(f"/queue?key={key}", EVENT_SOURCE)
         begun += b"hello" in read_a_little(visitor)
-        visitor.leave()
+        visitor.disconnect()
     assert begun >= THREADS * 3 // 4
     seconds = [seconds_until_answered(server)]
     while min(seconds) > ANSWERED_WITHIN and len(seconds) < TRIES:
@@ -56,7 +56,7 @@ def test_forty_visitors_that_leave_blocked_applications_do_not_take_the_server(
     while not is_as_before(seen := inside(server)):
         assert time.monotonic() < deadline, seen
         time.sleep(0.1)
-    # and it serves as many streams as ever
+    # the server can serve as many streams as before
     streams = [server.ask(f"/queue?key={key}", EVENT_SOURCE) for _ in range(THREADS * 3 // 4)]
     for stream in streams:
         stream.read_until(b"hello")
@@ -64,7 +64,7 @@ def test_forty_visitors_that_leave_blocked_applications_do_not_take_the_server(
 
 
 def read_a_little(visitor: Connection) -> bytes:
-    """Read until the stream has begun, or the visitor was told to come back."""
+    """Read until the stream has begun, or the visitor was refused."""
     visitor.read_headers()
     visitor.read_until(b"\n\n")
     return visitor.body

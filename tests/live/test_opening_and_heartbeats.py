@@ -48,17 +48,17 @@ def test_an_event_source_gets_an_opening_after_half_a_second_of_silence(server: 
     assert SILENCE * 0.9 < min(seconds) < SOON, seconds
 
 
-def test_any_other_client_gets_none(server: Server) -> None:
+def test_any_other_client_gets_no_opening(server: Server) -> None:
     assert server.open(pause(1.2), event("late"), headers=ANNOUNCED).read_to_end() == b"data: late\n\n"
 
 
 @pytest.mark.parametrize("path", CLIENTS)
-def test_an_application_that_yields_at_once_needs_none(server: Server, path: Headers) -> None:
+def test_an_application_that_yields_at_once_needs_no_opening(server: Server, path: Headers) -> None:
     connection = server.open(event("early"), pause(1), event("late"), headers=path)
     assert connection.read_to_end() == b"data: early\n\ndata: late\n\n"
 
 
-def test_before_a_first_block_of_512_bytes_it_leaves_by_itself(server: Server) -> None:
+def test_before_a_first_block_of_512_bytes_it_is_sent_alone(server: Server) -> None:
     connection = server.open(large_event(512, many_lines=True), event("small"), headers=EVENT_SOURCE)
     assert connection.read_to_end() == b":\n" + large_event_bytes(512, many_lines=True) + b"data: small\n\n"
     if connection.header("Transfer-Encoding") == "chunked":
@@ -68,7 +68,7 @@ def test_before_a_first_block_of_512_bytes_it_leaves_by_itself(server: Server) -
 @pytest.mark.parametrize(
     ("size", "path"), [(511, EVENT_SOURCE), (512, ANNOUNCED), (512, UNANNOUNCED)], ids=["smaller", "announced", "unannounced"]
 )
-def test_before_a_smaller_one_or_for_other_clients_none_leaves(server: Server, size: int, path: Headers) -> None:
+def test_before_a_smaller_one_or_for_other_clients_no_opening_is_sent(server: Server, size: int, path: Headers) -> None:
     connection = server.open(large_event(size, many_lines=True), event("small"), headers=path)
     assert connection.read_to_end() == large_event_bytes(size, many_lines=True) + b"data: small\n\n"
 
@@ -93,7 +93,7 @@ def test_heartbeats_come_in_their_interval_while_the_application_is_silent(beati
 
 
 @pytest.mark.parametrize("kind", ALL_SERVERS, ids=str)
-def test_each_block_puts_the_heartbeat_off(kind: Kind, pool: Pool) -> None:
+def test_each_block_delays_the_heartbeat(kind: Kind, pool: Pool) -> None:
     server = pool.get(kind, "live.applications:app_with_slow_heartbeats")
     connection = server.open(repeat(event("tick"), pause(SLOW_HEARTBEAT / 3), times=4))
     assert connection.read_to_end() == b"data: tick\n\n" * 4

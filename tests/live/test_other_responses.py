@@ -61,7 +61,7 @@ def test_head_of_an_endless_stream_is_answered_at_once(
     assert connection.status == 200
     assert connection.header("Content-Type") == "text/event-stream; charset=utf-8"
     assert connection.read_for(0.2) == b""
-    connection.leave()
+    connection.disconnect()
     life = server.life_once(key, lambda life: life.closed_on)
     assert life.called_on == life.closed_on
     assert life.blocks <= 2

@@ -58,7 +58,7 @@ def numbers_once(server: Server, holds: Callable[[Numbers], object]) -> Numbers:
 
 
 def open_streams(server: Server, headers: Headers, wait: Step | None = None) -> dict[psutil.Process, dict[str, Connection]]:
-    """Return two streams that are open in each worker, behind their events, and *wait*, for a release, say, by their keys."""
+    """Return two streams that are open in each worker, after their events, and *wait*, for a release, say, by their keys."""
     streams = {}
     steps = repeat(event("one"), times=EVENTS), wait or wait_for_release()
     for worker in server.workers(2):
@@ -80,13 +80,13 @@ def total(found: Numbers, name: str) -> float:
     return sum(found[f"ssemiddleware_{name}"].values())
 
 
-def test_any_worker_tells_of_the_streams_of_all(server: Server) -> None:
+def test_each_worker_reports_the_streams_of_all(server: Server) -> None:
     before = numbers(server)
     assert total(before, "open_streams") == total(before, "events_total") == total(before, "ended_streams_total") == 0
     assert set(before["ssemiddleware_ended_streams_total"]) == set(REASONS)
     streams = open_streams(server, ANNOUNCED)
     numbers_once(server, lambda found: total(found, "longest_silence_seconds") > 1)
-    # What a stream has carried is told at its looks, a moment after it has begun.
+    # What a stream has carried is counted at its checks, a moment after it has begun.
     numbers_once(server, lambda found: total(found, "open_streams") == 4 and total(found, "events_total") == 2 * 4 * EVENTS)
     for worker in streams:
         with server.only(worker):
@@ -97,7 +97,7 @@ def test_any_worker_tells_of_the_streams_of_all(server: Server) -> None:
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_when_all_streams_have_ended_none_is_open(server: Server, path: Headers) -> None:
+def test_when_all_streams_have_ended_no_stream_is_open(server: Server, path: Headers) -> None:
     streams = open_streams(server, path)
     numbers_once(server, lambda found: total(found, "open_streams") == 4)
     for worker, its_streams in streams.items():
@@ -123,7 +123,7 @@ def test_counters_never_go_down_and_what_a_killed_worker_had_open_is_forgotten(s
         assert not name.endswith("_total") or all(after[name][label] >= value for label, value in before[name].items()), name
 
 
-def test_what_a_worker_counts_as_it_goes_is_kept(server: Server) -> None:
+def test_what_a_worker_counts_while_it_stops_is_kept(server: Server) -> None:
     worker, streams = next(iter(open_streams(server, EVENT_SOURCE, wait_for_the_end()).items()))
     worker.terminate()
     for stream in streams.values():

@@ -1,13 +1,12 @@
 """One event of 1, 10 and 50 MB in real clients, on one line, folded and in fragments: what arrives is what was sent.
 
-Every reading has a deadline, behind which it is late, and so no whole one. What a client is known to refuse or not to manage
-is asserted too, as far as that does not take its time: when it gets better, the README's table should tell.
+Every reading has a deadline, after which it is late, and so no whole one. What a client is known to refuse or not to manage
+is asserted too, as far as that does not take its time: when it gets better, the README's table should say so.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -15,15 +14,12 @@ from pathlib import Path
 import pytest
 
 from benchmarks.readers.harness import (
-    NODE_REMEDY,
     NPM_PACKAGES,
     Program,
     Reading,
     Server,
     Verdict,
-    install_npm_packages,
     lacking,
-    lacks_node,
     node_readers,
     python_readers,
     serving,
@@ -31,6 +27,8 @@ from benchmarks.readers.harness import (
 from benchmarks.readers.python_reader import READERS
 from ssemiddleware.__main__ import CLIENT
 from ssemiddleware.oversized.fragment import Fragmenting
+
+from ..npm import folder_with
 
 pytestmark = [pytest.mark.live, pytest.mark.timeout(480)]  # npm may be slow to install
 
@@ -65,21 +63,6 @@ def npm_packages(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def typescript(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with the compiler."""
     return folder_with(("typescript@5.9.3",), tmp_path_factory)
-
-
-def folder_with(packages: tuple[str, ...], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("npm")
-    reason = f"no {' and no '.join(missing)}: {NODE_REMEDY}" if (missing := lacks_node()) else ""
-    if not reason:
-        try:
-            install_npm_packages(folder, packages)
-        except RuntimeError as error:
-            reason = str(error)
-    if reason and os.environ.get("SSEMIDDLEWARE_REQUIRE_NODE"):
-        pytest.fail(reason)
-    if reason:
-        pytest.skip(reason)
-    return folder
 
 
 @pytest.fixture

@@ -28,15 +28,17 @@ def test_a_silent_stream_of_ten_seconds_survives_while_its_client_is_there(path:
 
 
 @pytest.mark.parametrize("application", [BARE, WRAPPED], ids=["bare", "wrapped"])
-def test_an_application_that_hangs_although_its_client_has_left_is_killed(
+def test_an_application_that_hangs_after_its_client_has_disconnected_is_killed(
     application: str, serve: Start, measure: Measure
 ) -> None:
     server = serve(KIND, application)
     connection = server.open(event("hello"), pause(120), headers=EVENT_SOURCE)
     connection.read_until(b"hello")
-    left_at = connection.leave()
+    disconnected_at = connection.disconnect()
     server.output_once(KILLED)
-    measure(f"a hanging application is killed after its client's leave, {application}", time.monotonic() - left_at)
+    measure(
+        f"a hanging application is killed after its client has disconnected, {application}", time.monotonic() - disconnected_at
+    )
     assert server.get("/ping", within=PATIENCE).body == b"pong"
 
 
@@ -52,4 +54,4 @@ def test_an_application_that_hangs_before_its_stream_begins_is_killed_and_finall
     measure(f"a view that hangs is killed after, {application}", time.monotonic() - asked_at)
     assert "finally" in server.output()
     assert server.get("/ping", within=PATIENCE).body == b"pong"
-    connection.leave()
+    connection.disconnect()

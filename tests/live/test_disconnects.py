@@ -1,4 +1,4 @@
-"""The client leaves: it is noticed, the server's thread is free, the application is closed, and nothing stays behind."""
+"""A client disconnects: that is detected, the server's thread is free, the application is closed, and no resource stays."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-import trustme
 
 from .client import PATIENCE, Connection, Headers
 from .conftest import Measure, Pool, Start
@@ -18,28 +17,28 @@ from .steps import Step, event, pause, repeat, wait_for_release, wait_for_the_en
 
 pytestmark = pytest.mark.live
 
-PROMISED = 0.75  # seconds until a leave is noticed: half a second, and what the asking takes
+PROMISED = 0.75  # seconds until a disconnect is detected: half a second, and the time to ask
 TRIES = 3  # of which one has to keep the promise: a machine may be busy with other things
 VISITS = 50
 
 NEXT_REQUEST = b"GET /ping HTTP/1.1\r\nHost: localhost\r\n\r\n"  # pipelined: it waits unread, in front of the FIN
 
-Leave = Callable[[Connection], float]
+Disconnect = Callable[[Connection], float]
 
 
 def with_fin(connection: Connection) -> float:
-    return connection.leave("FIN")
+    return connection.disconnect("FIN")
 
 
 def with_rst(connection: Connection) -> float:
-    return connection.leave("RST")
+    return connection.disconnect("RST")
 
 
-LEAVES = [
+DISCONNECTS = [
     pytest.param(with_fin, b"", id="FIN"),
     pytest.param(with_rst, b"", id="RST"),
-    pytest.param(with_fin, NEXT_REQUEST, id="FIN behind a pipelined request"),
-    pytest.param(with_rst, NEXT_REQUEST, id="RST behind a pipelined request"),
+    pytest.param(with_fin, NEXT_REQUEST, id="FIN after a pipelined request"),
+    pytest.param(with_rst, NEXT_REQUEST, id="RST after a pipelined request"),
 ]
 
 
@@ -50,60 +49,60 @@ def single(request: pytest.FixtureRequest, pool: Pool) -> Server:
 
 
 @pytest.mark.parametrize("path", CLIENTS)
-@pytest.mark.parametrize(("leave", "more"), LEAVES)
-def test_a_leave_is_noticed_while_the_application_is_silent(
-    single: Server, leave: Leave, more: bytes, path: Headers, measure: Measure
+@pytest.mark.parametrize(("disconnect", "more"), DISCONNECTS)
+def test_a_disconnect_is_detected_while_the_application_is_silent(
+    single: Server, disconnect: Disconnect, more: bytes, path: Headers, measure: Measure
 ) -> None:
-    seconds = [seconds_until_noticed(single, leave, more, path)]
+    seconds = [seconds_until_noticed(single, disconnect, more, path)]
     while min(seconds) >= PROMISED and len(seconds) < TRIES:
-        seconds.append(seconds_until_noticed(single, leave, more, path))
-    measure(f"leave noticed after, {single.kind}", min(seconds))
+        seconds.append(seconds_until_noticed(single, disconnect, more, path))
+    measure(f"disconnect detected after, {single.kind}", min(seconds))
     assert min(seconds) < PROMISED, seconds
 
 
-def seconds_until_noticed(single: Server, leave: Leave, more: bytes, path: Headers) -> float:
-    """Leave a silent stream; return how long it took until its application knew."""
+def seconds_until_noticed(single: Server, disconnect: Disconnect, more: bytes, path: Headers) -> float:
+    """Disconnect from a silent stream; return how long it took until its application knew."""
     key = new_key()
     since = len(single.output())
     connection = single.open(event("hello"), wait_for_the_end(60), key=key, more=more, headers=path)
     connection.read_until(b"hello")
-    left_at = leave(connection)
+    disconnected_at = disconnect(connection)
     life = single.life_once(key, lambda life: life.closed_on)
     assert life.reason == "client gone"
     assert life.is_of_one_thread
     assert "Traceback" not in single.output()[since:]
     assert life.noticed_at is not None
-    assert life.noticed_at >= left_at
+    assert life.noticed_at >= disconnected_at
     assert len(single.life(key).closed_on) == 1
-    return life.noticed_at - left_at
+    return life.noticed_at - disconnected_at
 
 
 @pytest.mark.parametrize("kind", [kind for kind in SINGLES if kind not in (SYNC, WSGIREF)], ids=str)
-@pytest.mark.parametrize(("leave", "more"), LEAVES)
+@pytest.mark.parametrize(("disconnect", "more"), DISCONNECTS)
 def test_another_request_is_answered_although_the_application_sleeps_on(
-    kind: Kind, leave: Leave, more: bytes, pool: Pool
+    kind: Kind, disconnect: Disconnect, more: bytes, pool: Pool
 ) -> None:
     single, key = pool.get(kind), new_key()
     connection = single.open(
         event("hello"), wait_for_release(60), event("late"), event("later"), key=key, more=more, headers=EVENT_SOURCE
     )
     connection.read_until(b"hello")
-    leave(connection)
+    disconnect(connection)
     assert single.get("/ping").status == 200
     life = single.life_once(key, lambda life: life.closed)
     assert life.closed_on == []
     single.release(key)
     life = single.life_once(key, lambda life: life.closed_on)
-    assert life.blocks == 2  # it was closed at its first block behind the leave
+    assert life.blocks == 2  # it was closed at its first block after the disconnect
     assert life.is_of_one_thread
 
 
-def test_a_leave_is_noticed_before_the_application_has_started_its_response(single: Server) -> None:
+def test_a_disconnect_is_detected_before_the_application_has_started_its_response(single: Server) -> None:
     key = new_key()
     since = len(single.output())
     connection = single.open(event("hello"), key=key, lazy="until closed")
     single.output_once(f"{key} waits", since=since)
-    connection.leave()
+    connection.disconnect()
     assert single.get("/ping").status == 200
     life = single.life_once(key, lambda life: life.closed_on)
     assert life.is_of_one_thread
@@ -112,19 +111,21 @@ def test_a_leave_is_noticed_before_the_application_has_started_its_response(sing
 
 
 @pytest.mark.parametrize("path", CLIENTS)
-@pytest.mark.parametrize("leave", [pytest.param(with_fin, id="FIN"), pytest.param(with_rst, id="RST")])
-def test_an_application_that_looks_at_nothing_is_closed_when_it_yields(single: Server, leave: Leave, path: Headers) -> None:
+@pytest.mark.parametrize("disconnect", [pytest.param(with_fin, id="FIN"), pytest.param(with_rst, id="RST")])
+def test_an_application_that_looks_at_nothing_is_closed_when_it_yields(
+    single: Server, disconnect: Disconnect, path: Headers
+) -> None:
     key = new_key()
     connection = single.open(repeat(event("tick"), pause(0.1)), key=key, headers=path)
     connection.read_until(b"tick")
-    leave(connection)
+    disconnect(connection)
     life = single.life_once(key, lambda life: life.closed_on)
     assert life.is_of_one_thread
 
 
 @pytest.mark.parametrize("kind", ALL_SERVERS, ids=str)
 def test_fifty_visits_leave_no_descriptor_and_no_thread_behind(kind: Kind, pool: Pool) -> None:
-    server = pool.get(kind, "live.applications:app_for_many")  # a place may be free only half a second after a leave
+    server = pool.get(kind, "live.applications:app_for_many")  # a place may be free only half a second after a disconnect
     # A server with one thread in all takes a quarter of a second for a visit to a silent stream, so there it ticks.
     rest = repeat(pause(0.01), event("tick")) if kind in (SYNC, WSGIREF) else wait_for_the_end()
     at_once = 1 if kind in (SYNC, WSGIREF) else 10
@@ -146,7 +147,7 @@ def visit(server: Server, visits: int, at_once: int, *steps: Step) -> None:
         for connection in connections:
             connection.read_until(b"hello")
         for connection in connections:
-            connection.leave()
+            connection.disconnect()
     for key in keys:
         server.life_once(key, lambda life: life.closed_on)
 
@@ -165,32 +166,28 @@ def fewest(worker: psutil.Process, seconds: float) -> tuple[int, int]:
 
 
 @pytest.fixture
-def encrypted(folder: Path, serve: Start) -> Server:
+def encrypted(folder: Path, trust: ssl.SSLContext, serve: Start) -> Server:
     """gunicorn gthread with one thread, over TLS."""
-    authority, trust = trustme.CA(), ssl.create_default_context()
-    authority.configure_trust(trust)
-    certificate = authority.issue_cert("localhost")
     path = folder / "certificate.pem"
-    certificate.private_key_and_cert_chain_pem.write_to_path(path)
     kind = gunicorn("gthread", "--threads=1", f"--certfile={path}", f"--keyfile={path}", name="gunicorn gthread over TLS")
     return serve(kind, trust=trust)
 
 
 def with_close_notify(connection: Connection) -> float:
-    return connection.leave("close_notify")
+    return connection.disconnect("close_notify")
 
 
 @pytest.mark.parametrize(
-    "leave",
+    "disconnect",
     [
         pytest.param(with_fin, id="FIN"),
         pytest.param(with_close_notify, id="close_notify and FIN"),
         pytest.param(with_rst, id="RST"),
     ],
 )
-def test_a_leave_is_noticed_over_tls(encrypted: Server, leave: Leave, measure: Measure) -> None:
+def test_a_disconnect_is_detected_over_tls(encrypted: Server, disconnect: Disconnect, measure: Measure) -> None:
     for more in (b"", NEXT_REQUEST):
         for path in (EVENT_SOURCE, ANNOUNCED):
-            seconds = min(seconds_until_noticed(encrypted, leave, more, path) for _ in range(TRIES))
-            measure(f"leave noticed after, {encrypted.kind}", seconds)
+            seconds = min(seconds_until_noticed(encrypted, disconnect, more, path) for _ in range(TRIES))
+            measure(f"disconnect detected after, {encrypted.kind}", seconds)
             assert seconds < PROMISED
