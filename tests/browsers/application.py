@@ -23,7 +23,7 @@ from urllib.parse import parse_qs
 from werkzeug.middleware.dispatcher import DispatcherMiddleware
 from werkzeug.wsgi import ClosingIterator
 
-from ssemiddleware import SSEMiddleware, Stream
+from ssemiddleware import Compress, SSEMiddleware, Stream
 from ssemiddleware.__main__ import CLIENT
 
 if TYPE_CHECKING:
@@ -62,7 +62,7 @@ def _paced(stream: Stream, query: Query) -> Iterator[bytes]:
 
 
 def _counting(stream: Stream, query: Query) -> Iterator[bytes]:
-    """Yield events that count on from the last event ID, each in two blocks, for ever."""
+    """Yield events that count on from the last event ID, each in two blocks, forever."""
     for number in count(int(stream.last_event_id or 0) + 1):
         yield b"id: %d\ndata: event" % number
         time.sleep(0.002)
@@ -107,6 +107,7 @@ def create_application(journal_path: str) -> WSGIApplication:
         "/bare": streams,
         "/wrapped": SSEMiddleware(streams, retry=RETRY),
         "/beating": _counted(SSEMiddleware(streams, heartbeat=HEARTBEAT), journal),
+        "/compressed": SSEMiddleware(streams, heartbeat=HEARTBEAT, retry=RETRY, compress=Compress()),
         "/single": SSEMiddleware(streams, retry=RETRY, max_streams=1),
     }
     return DispatcherMiddleware(_page, ways)
@@ -122,7 +123,7 @@ def create_streams(journal: Journal) -> WSGIApplication:
             name, _, value = header.partition(": ")
             headers.append((name, value))
         start_response("200 OK", headers)
-        # Bare, there is nobody to say that the stream has ended.
+        # Bare, nothing says that the stream has ended.
         stream = environ.get("ssemiddleware.stream") or Stream(environ.get("HTTP_LAST_EVENT_ID", ""))
         name = query["stream"][0]
         journal.write(name, asked_from=stream.last_event_id)
@@ -133,7 +134,7 @@ def create_streams(journal: Journal) -> WSGIApplication:
 
 
 def _counted(application: WSGIApplication, journal: Journal) -> WSGIApplication:
-    """Return *application* with a count of the comments that leave by themselves: the opening and the heartbeats.
+    """Return *application* with a count of the comments that are sent alone: the opening and the heartbeats.
 
     Most are not yielded: they are written beside the application, which gunicorn counts.
     """

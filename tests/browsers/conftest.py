@@ -42,21 +42,26 @@ class Server:
         _, left = psutil.wait_procs(workers, 60)  # 10 s of grace, and what a busy machine adds
         assert not left
 
-    def told_of(self, stream: str, fact: str) -> list[dict[str, Any]]:
-        """Return the lines of the journal that tell this *fact* about *stream*."""
+    def kill_workers(self) -> None:
+        """Have all workers cut their streams wherever they are; gunicorn starts others."""
+        for worker in psutil.Process(self._pid).children():
+            worker.kill()
+
+    def lines_of(self, stream: str, fact: str) -> list[dict[str, Any]]:
+        """Return the lines of the journal that report this *fact* about *stream*."""
         text = self._journal.read_text() if self._journal.exists() else ""
         lines = [json.loads(line) for line in text.splitlines(keepends=True) if line.endswith("\n")]
         return [line for line in lines if line["stream"] == stream and fact in line]
 
     def wait_for(self, stream: str, fact: str, workers: int = 1, within: float = 30.0) -> list[dict[str, Any]]:
-        """Return the lines that tell this *fact* about *stream* once so many *workers* have told it."""
+        """Return the lines with this *fact* about *stream*, once so many *workers* have written one."""
         deadline = time.monotonic() + within
         while time.monotonic() < deadline:
-            lines = self.told_of(stream, fact)
+            lines = self.lines_of(stream, fact)
             if len({line["worker"] for line in lines}) >= workers:
                 return lines
             time.sleep(0.01)
-        raise AssertionError(f"{fact!r} of {stream} is not told by {workers} workers within {within} s: {lines}")
+        raise AssertionError(f"{fact!r} of {stream} is not reported by {workers} workers within {within} s: {lines}")
 
 
 @pytest.fixture(scope="session", params=ENGINES)
@@ -78,7 +83,7 @@ def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     options = ("--chdir", str(_HERE), "--worker-class", "gthread", "--threads", "16", "--graceful-timeout", "10")
     folder = tmp_path_factory.mktemp("gunicorn")
     application = f"application:create_application({str(folder / 'journal')!r})"
-    with _serving(folder, lambda fd: ("-m", "gunicorn", "--bind", f"fd://{fd}", *options, application)) as server:
+    with serving(folder, lambda fd: ("-m", "gunicorn", "--bind", f"fd://{fd}", *options, application)) as server:
         yield server
     assert "Traceback" not in (folder / "log").read_text(), (folder / "log").read_text()
 
@@ -86,7 +91,7 @@ def gunicorn(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 @pytest.fixture(scope="session")
 def waitress(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("waitress")
-    with _serving(folder, lambda fd: (str(_HERE / "application.py"), str(folder / "journal"), str(fd))) as server:
+    with serving(folder, lambda fd: (str(_HERE / "application.py"), str(folder / "journal"), str(fd))) as server:
         yield server
 
 
@@ -95,7 +100,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     """The demo, on a listening socket that is there already."""
     folder = tmp_path_factory.mktemp("demo")
     options = ("--config", "python:ssemiddleware.demo.gunicorn_settings")
-    with _serving(
+    with serving(
         folder, lambda fd: ("-m", "gunicorn", *options, "--bind", f"fd://{fd}", "ssemiddleware.demo:create_app()")
     ) as server:
         yield server
@@ -103,7 +108,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 @contextmanager
-def _serving(folder: Path, arguments: Callable[[int], tuple[str, ...]]) -> Iterator[Server]:
+def serving(folder: Path, arguments: Callable[[int], tuple[str, ...]]) -> Iterator[Server]:
     """Start Python with *arguments*, which are given a listening socket; its journal is in *folder*."""
     log = folder / "log"
     env = {**environment(folder), "PYTHONPATH": str(_PACKAGE.parent)}

@@ -106,7 +106,7 @@ def _ended_with_family(pid: int) -> Iterator[None]:
 
 
 def _family(pid: int) -> set[psutil.Process]:
-    """Return the process and all that it has started. Nobody has waited for *pid* yet, so it is no other's."""
+    """Return the process and all that it has started. Nothing has waited for *pid* yet, so it is no other process's."""
     try:
         parent = psutil.Process(pid)
         return {parent, *parent.children(recursive=True)}
@@ -228,7 +228,7 @@ def _x_server(folder: Path) -> Iterator[str]:
 
 
 class _Marionette:
-    """Firefox's own protocol: JSON behind its length, ``[0, id, command, parameters]`` and ``[1, id, error, result]``."""
+    """Firefox's own protocol: JSON after its length, ``[0, id, command, parameters]`` and ``[1, id, error, result]``."""
 
     def __init__(self, port: int) -> None:
         self._connection = socket.create_connection(("127.0.0.1", port), _ANSWER_WITHIN)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple, cast
 
 from .driving import Browser
 
-CONNECTING, CLOSED = 0, 2  # an EventSource's readyState after an error: will come back, or never will
+CONNECTING, CLOSED = 0, 2  # an EventSource's readyState after an error: it will reconnect, or never will
 
 
 class Received(NamedTuple):

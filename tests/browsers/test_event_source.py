@@ -82,7 +82,7 @@ CUTTINGS = {
     "between CR and LF": Cutting(
         [b"id: 1\r\ndata: one\r", b"\ndata: more\r\n\r", b"\nevent: tick\r", b"\nid: 2\r\n", TICK.rstrip() + b"\r\n\r\n"], 3
     ),
-    "behind a byte order mark": Cutting(
+    "after a byte order mark": Cutting(
         [b"\xef\xbb\xbfid: 1\ndata: one\ndata: more\n\n", b"event: tick\n", b"id: 2\n", TICK + b"\n"], 5
     ),
     "in a byte order mark": Cutting(
@@ -113,7 +113,7 @@ def readings(browser: Browser, gunicorn: Server) -> dict[str, Reading]:
 
 
 @pytest.mark.parametrize("cutting", CUTTINGS)
-def test_heartbeats_make_no_event_and_change_none(readings: dict[str, Reading], cutting: str) -> None:
+def test_heartbeats_neither_make_nor_change_an_event(readings: dict[str, Reading], cutting: str) -> None:
     record, comments = readings[cutting]
     assert comments > CUTTINGS[cutting].places  # one is the opening
     assert record.events == TWO_EVENTS
@@ -126,7 +126,7 @@ def test_heartbeats_make_no_event_and_change_none(readings: dict[str, Reading], 
 WITHOUT_RETRY = 3000  # milliseconds that Chromium and WebKit wait by themselves; Firefox 5000
 
 
-def test_a_reload_loses_no_event_and_repeats_none(page: Page, gunicorn: Server, stream: str) -> None:
+def test_a_reload_neither_loses_nor_repeats_an_event(page: Page, gunicorn: Server, stream: str) -> None:
     page.listen(path_of("wrapped", "counting", stream))
     for reloads in range(4):
         if reloads:
@@ -137,18 +137,18 @@ def test_a_reload_loses_no_event_and_repeats_none(page: Page, gunicorn: Server, 
     record, _ = page.close()
     assert record.events == [Received("message", str(number), f"event {number}") for number in range(1, len(record.events) + 1)]
     assert set(record.states) == {CONNECTING}
-    ready_at = {line["worker"]: line["at"] for line in gunicorn.told_of("", "started")}
+    ready_at = {line["worker"]: line["at"] for line in gunicorn.lines_of("", "started")}
     gaps, late = [], []
     for failed, line in zip(record.failed, asked[1:], strict=True):
         asked_at, ready = line["at"] * 1000, ready_at[line["worker"]] * 1000  # which may be long after the request came
         gaps.append(round(asked_at - failed))
         late.append(round(asked_at - max(failed + RETRY * 1.5, ready)))
-    _log.info("%s ms from an end to the next request, %s ms behind the longest jitter or a new worker's start", gaps, late)
+    _log.info("%s ms from an end to the next request, %s ms after the longest jitter or a new worker's start", gaps, late)
     assert all(gap >= RETRY / 2 for gap in gaps), gaps
     assert all(each < WITHOUT_RETRY - RETRY * 1.5 for each in late), (gaps, late)
 
 
-def test_a_reload_ends_a_stream_to_an_event_source_cleanly_behind_an_event(page: Page, gunicorn: Server, stream: str) -> None:
+def test_a_reload_ends_a_stream_to_an_event_source_cleanly_after_an_event(page: Page, gunicorn: Server, stream: str) -> None:
     script = """
         // As an EventSource asks: "no-store" has a browser send Cache-Control and Pragma.
         const response = await fetch(arguments[0], {headers: {Accept: "text/event-stream"}, cache: "no-store"});
@@ -176,7 +176,7 @@ def test_a_reload_ends_a_stream_to_an_event_source_cleanly_behind_an_event(page:
 
 
 def take_the_only_place(holder: HTTPConnection, path: str) -> None:
-    """Ask for the stream at *path* until there is room: one that had it may tell of its end before it gives its place back.
+    """Ask for the stream at *path* until there is room: a stream may report its end before its place is free.
 
     As a page of another origin does: what its stream allows all of them, a refusal allows as well.
     """
@@ -192,7 +192,7 @@ def take_the_only_place(holder: HTTPConnection, path: str) -> None:
 
 
 @pytest.mark.parametrize("is_of_another_origin", [False, True], ids=["same origin", "another origin"])
-def test_who_is_refused_comes_back_by_itself_until_there_is_room(
+def test_a_refused_client_reconnects_by_itself_until_there_is_room(
     page: Page, gunicorn: Server, stream: str, is_of_another_origin: bool
 ) -> None:
     allowed: list[bytes] = [b"Access-Control-Allow-Origin: *"]

@@ -1,5 +1,5 @@
 """One event of 1, 10 and 50 MB in Chromium, WebKit and Firefox, on one line, folded and in fragments: what arrives is what was
-sent. Every reading has a deadline, behind which it is late, and so no whole one, and its browser is killed.
+sent. Every reading has a deadline, after which it is late, and so no whole one, and its browser is killed.
 
 ``--log-cli-level=INFO`` shows how long things took.
 """
