@@ -20,7 +20,9 @@ from . import (
     event_cost,
     fan_out,
     give_back,
+    last_events,
     latency,
+    load,
     memory_use,
     oversized,
     short_streams,
@@ -32,9 +34,11 @@ from .results import HEADINGS, Effort, Figure, Outcome, table
 
 BENCHMARKS: dict[str, Callable[[Effort], Outcome]] = {
     "fan-out": fan_out.measure,
+    "load": load.measure,
     "silence": silence.measure,
     "throughput": throughput.measure,
     "latency": latency.measure,
+    "last-events": last_events.measure,
     "short-streams": short_streams.measure,
     "event-cost": event_cost.measure,
     "memory": memory_use.measure,
@@ -80,7 +84,7 @@ def command_line() -> argparse.ArgumentParser:
 
 
 def prepare_process() -> None:
-    """Let nothing of ours disturb a measurement, have room for as many connections as may be, and leave no server behind."""
+    """Prepare this process: no garbage collection, as many connections as allowed, and no server outlives it."""
     gc.collect()
     gc.freeze()
     gc.disable()

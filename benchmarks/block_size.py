@@ -107,7 +107,7 @@ def delays_on(worker_class: str, ways: Sequence[str], effort: Effort) -> Columns
 
 @contextlib.contextmanager
 def reader_of(port: int, path: str) -> Iterator[None]:
-    """Have a process read a stream meanwhile and forget it."""
+    """Have a process read a stream meanwhile, and drop what it reads."""
     reader = subprocess.Popen([sys.executable, "-m", "benchmarks.reading", str(port), path], cwd=ROOT)
     try:
         time.sleep(0.5)  # until it reads
@@ -133,7 +133,7 @@ def comparison(sizes: Sequence[int], speeds: Columns, peaks: Columns, delays: Co
 
 
 def choice(sizes: Sequence[int], speeds: Columns, peaks: Columns, delays: Columns) -> str:
-    """Return the block that these figures speak for, and why: the smallest that is fast enough, since each costs memory."""
+    """Return the block size to choose, and why: the smallest one that is fast enough, since each block costs memory."""
     reached = {size: min(speeds[name][way_of(size)] / least for name, least in _FAST_ENOUGH.items()) for size in sizes}
     chosen = next((size for size in sizes if reached[size] >= 1), None)
     reason = "the smallest block with which every burst reaches the target of its throughput"

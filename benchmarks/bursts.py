@@ -30,7 +30,7 @@ class Burst(NamedTuple):
         return effort.pick(9 if self.size < 1000 else 21, 1)
 
     def speed(self, seconds: float) -> str:
-        """Return what counts: small events a second, or the bytes of big ones."""
+        """Return the figure: small events a second, or the bytes of big ones."""
         return rate(self.number / seconds, " events") if self.size < 1000 else rate(self.number * self.size / seconds, "B")
 
 

@@ -1,8 +1,8 @@
-"""A container of 256 MB whose clients are slow and whose events are big: bare, the kernel kills; wrapped, everybody is served.
+"""A container of 256 MB whose clients are slow and whose events are big: bare, it is killed; wrapped, all are served.
 
 32 clients, which read 200 KB a second, each ask gunicorn's gthread with 32 threads for events of 5 MB, each event new.
 Server and worker are in a memory cgroup of their own, which only root can make. A client that is refused, or whose
-connection breaks, comes back as an EventSource does.
+connection breaks, reconnects as an EventSource does.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class Sample(NamedTuple):
 
 
 class Course(NamedTuple):
-    """What became of the container and its clients."""
+    """What happened to the container and its clients."""
 
     samples: list[Sample]
     most_used: int  # bytes; as the kernel has it, where it tells
@@ -49,18 +49,21 @@ def run(
     announced: bool = True,
     events: int = 1,
     workers: int = 1,
+    kind: str = "gthread",
+    clients: int = CLIENTS,
     limit: int = LIMIT,
     within: float,
     until_killed: bool = False,
 ) -> Course:
-    """Let all clients read in the way ``bare`` or ``wrapped``, until all are served or *within* seconds are over.
+    """Let all *clients* read in the way ``bare`` or ``wrapped``, until all are served or *within* seconds are over.
 
-    The *workers* share the threads, and with all else in the container its *limit*. Raises `NoGroup` where there can be none.
+    The *workers*, of gunicorn's *kind*, share the threads, and with all else in the container its *limit*. Raises `NoGroup`
+    where there can be none.
     """
-    threads = THREADS // workers
-    with memory_group(limit) as group, gunicorn("gthread", workers=workers, threads=threads, group=group) as server:
+    threads = clients // workers
+    with memory_group(limit) as group, gunicorn(kind, workers=workers, threads=threads, group=group) as server:
         path = f"/{way}/orders/{events}/{EVENT}"
-        readers = [SlowReader(server.port, path, announced=announced, count=events, rate=RATE) for _ in range(CLIENTS)]
+        readers = [SlowReader(server.port, path, announced=announced, count=events, rate=RATE) for _ in range(clients)]
         with reading(readers):
             return watch(group, readers, within, until_killed)
 

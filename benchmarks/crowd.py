@@ -1,4 +1,4 @@
-"""What becomes of ordinary requests while more clients come than there may be streams, and beside clients that never read.
+"""How long ordinary requests take while there are more clients than max_streams, and beside clients that never read.
 
 An ordinary request is made each 20 ms, on a new connection, and its time is taken from when it was due. Each situation has a
 server of its own.
@@ -44,7 +44,7 @@ _FULL, _SHORT = (
 
 
 class Seen(NamedTuple):
-    """What was seen in one situation."""
+    """What was measured in one situation."""
 
     answers: Sequence[Answer]  # to ordinary requests
     gained: int  # bytes of resident memory, at most
@@ -92,12 +92,12 @@ def measure(effort: Effort) -> Outcome:
 
 
 def in_all_situations(see: Callable[[str, str], Seen]) -> Situations:
-    """See what happens under each server, bare and wrapped."""
+    """Measure under each server, bare and wrapped."""
     return {(server, way): see(server, way) for server in _SERVERS for way in _WAYS}
 
 
 def beside_crowd(worker_class: str, way: str, size: Size) -> Seen:
-    """Let all clients come at once, and look until each has been served. There are threads for the streams and some more."""
+    """Let all clients connect at once, and measure until all are served. There are threads for the streams and some more."""
     options = f"max_streams={size.streams}, retry={size.retry}"
     with serving(worker_class, size.streams + size.streams // 3, options) as server:
         before = resident_memory(server)
@@ -109,7 +109,7 @@ def beside_crowd(worker_class: str, way: str, size: Size) -> Seen:
 
 
 def beside_deaf_clients(worker_class: str, way: str, size: Size) -> Seen:
-    """Look while clients do not read what they asked for. There are fewer threads than clients."""
+    """Measure while clients do not read. There are fewer threads than clients."""
     with serving(worker_class, size.deaf * 64 // 100, "send_deadline=None") as server:
         before = resident_memory(server)
         with DeafClients(server.port, f"/{way}/{_ENDLESS}", clients=size.deaf):
@@ -152,7 +152,7 @@ def milliseconds(answers: Sequence[Answer]) -> list[float]:
 def added(subject: str, server: str, situations: Situations, targets: Mapping[int, Target]) -> Iterator[Figure]:
     """Yield what was added to the median and the 99 % of the ordinary requests."""
     bare, wrapped = (milliseconds(situations[server, way].answers) for way in _WAYS)
-    if not (bare and wrapped):  # a short run on a busy machine may have none in time
+    if not (bare and wrapped):  # a short run on a busy machine may get no answer in time
         return
     for percent, name in ((50, "median"), (99, "99 %")):
         without, own = share(bare, percent), share(wrapped, percent)
@@ -162,18 +162,20 @@ def added(subject: str, server: str, situations: Situations, targets: Mapping[in
 
 
 def fate(server: str, seen: Seen, size: Size) -> str:
-    """Return what became of the crowd, as a sentence."""
+    """Return what happened to the crowd, as a sentence."""
     refused = [(visit.retry or 0) / 1000 for visit in seen.visits if visit.was_refused]
     served = [visit.ended_at for visit in seen.visits if visit.events == _EVENTS]
     visits = max(sum(visit.client == client for visit in seen.visits) for client in range(size.clients))
-    told = (
+    begin = (
         f"{server}, wrapped: {len(served)} of {size.clients} clients were served within "
         f"{number(max(served) - seen.visits[0].asked_at)} s, at most {max(count for _, count in seen.history)} at a time."
     )
     if not refused:
-        return f"{told} Nobody was refused."
+        return f"{begin} No request was refused."
     spread = f"{number(min(refused))} to {number(max(refused))} s (median {number(share(refused, 50))} s)"
-    return f"{told} {len(refused)} requests were refused, to come back after {spread}; nobody came more than {visits} times."
+    return (
+        f"{begin} {len(refused)} requests were refused, to reconnect after {spread}; no client came more than {visits} times."
+    )
 
 
 # -- the plots
@@ -225,7 +227,7 @@ def open_over_time(seen: Seen) -> list[tuple[float, float]]:
 
 
 def half_seconds(last: float) -> list[float]:
-    """Return each half second from 0, and one behind *last*."""
+    """Return each half second from 0, and one after *last*."""
     return [half / 2 for half in range(int(last * 2) + 2)]
 
 

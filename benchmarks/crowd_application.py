@@ -1,7 +1,7 @@
 """What `crowd_clients` ask: streams that are counted as they begin and end, and ordinary requests; bare and wrapped at once.
 
 ``/wrapped/timed/4/250000`` is a stream of four events in a second, through `SSEMiddleware`; ``/wrapped/stock`` some JSON,
-``/wrapped/counts`` the history of the streams and what the middleware says of them; ``/bare/...`` all that without it.
+``/wrapped/counts`` the history of the streams and the middleware's own numbers; ``/bare/...`` all that without it.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 class Counted:
     """`applications.bare`, which notes how many of its streams are open whenever one begins or ends.
 
-    *stats*: what a middleware around it says of the same.
+    *stats*: the numbers of the middleware around it.
     """
 
     def __init__(self) -> None:
@@ -33,7 +33,7 @@ class Counted:
         self._lock = threading.Lock()  # guards what follows
         self._open = 0
         self._history: list[tuple[float, int]] = []  # time.monotonic(), and how many were open from then on
-        self._most_in_stats = 0  # that the middleware ever said were open, asked whenever one began
+        self._most_in_stats = 0  # the most open streams in the middleware's numbers, whenever one began
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         """Answer a request."""
@@ -54,18 +54,18 @@ class Counted:
             self._note(-1)
 
     def _note(self, change: int) -> None:
-        said = self.stats().open if self.stats is not None and change > 0 else 0
+        opened = self.stats().open if self.stats is not None and change > 0 else 0
         with self._lock:
             self._open += change
-            self._most_in_stats = max(self._most_in_stats, said)
+            self._most_in_stats = max(self._most_in_stats, opened)
             self._history.append((time.monotonic(), self._open))
 
     def _counts(self) -> dict[str, Any]:
         stats = None if self.stats is None else self.stats()
-        said = {} if stats is None else {each.name: getattr(stats, each.name) for each in fields(stats)}
+        of_middleware = {} if stats is None else {each.name: getattr(stats, each.name) for each in fields(stats)}
         with self._lock:
-            told = {"history": self._history, "most_in_stats": self._most_in_stats}
-            return {**told, "stats": said and {**said, "ended": dict(said["ended"])}}
+            numbers = {"history": self._history, "most_in_stats": self._most_in_stats}
+            return {**numbers, "stats": of_middleware and {**of_middleware, "ended": dict(of_middleware["ended"])}}
 
 
 def create(*, max_streams: int | None = None, retry: int | None = 3000, send_deadline: float | None = 60.0) -> WSGIApplication:

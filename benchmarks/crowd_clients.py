@@ -1,6 +1,6 @@
 """A crowd of EventSource clients that obey ``retry:``, some that never read, and one that asks for ordinary pages meanwhile.
 
-The crowd is a program of its own, so that it does not stand in the way of who takes the time of the ordinary requests:
+The crowd is a program of its own, so that it does not delay the process that measures the ordinary requests:
 
     python -m benchmarks.crowd_clients PORT PATH CLIENTS EVENTS    # prints all visits as JSON
 
@@ -33,7 +33,7 @@ _SMALL_BUFFER = 65536  # bytes that the kernel may hold for a client that never 
 
 
 class Visit(NamedTuple):
-    """One request of one client, and what it got: *events*, and *retry*, the milliseconds after which it was told to come back.
+    """One request of one client, and what it got: *events*, and *retry*, the milliseconds after which it should reconnect.
 
     *status*: 0 where the connection broke.
     """
@@ -47,12 +47,12 @@ class Visit(NamedTuple):
 
     @property
     def was_refused(self) -> bool:
-        """Whether it got nothing but a time to come back."""
+        """Whether it was refused: it got only a time to reconnect."""
         return self.retry is not None and not self.events
 
 
 class Answer(NamedTuple):
-    """When an ordinary request was due, and the seconds from then to its answer; None if there was none in time."""
+    """When an ordinary request was due, and the seconds from then to its answer; None if no answer came in time."""
 
     due_at: float
     seconds: float | None
@@ -62,7 +62,7 @@ class Answer(NamedTuple):
 
 
 class EventSource:
-    """A client as WHATWG 9.2 has it, which comes back until it has got a whole stream of *events*."""
+    """A client as WHATWG 9.2 describes it. It reconnects until it has got a whole stream of *events*."""
 
     def __init__(self, number: int, port: int, path: str, events: int) -> None:
         self._number = number
@@ -73,7 +73,7 @@ class EventSource:
         self.visits: list[Visit] = []
 
     async def come_until_served(self) -> None:
-        """Ask, and come back as told. A status other than 200 is final, as it is in browsers."""
+        """Ask, and reconnect as the answer says. A status other than 200 is final, as it is in browsers."""
         while True:
             visit = await self._visit()
             self.visits.append(visit)
@@ -117,7 +117,7 @@ async def _chunks(reader: asyncio.StreamReader) -> bytes:
 
 
 def main(port: str, path: str, clients: str, events: str) -> None:
-    """Let so many clients come at once, and print their visits when all are served."""
+    """Let so many clients connect at once, and print their visits when all are served."""
     crowd = [EventSource(number, int(port), path, int(events)) for number in range(int(clients))]
 
     async def come() -> None:
@@ -141,7 +141,7 @@ class Crowd(contextlib.AbstractContextManager["Crowd"]):
         self._process.communicate()
 
     def is_there(self) -> bool:
-        """Tell whether there are clients that are not served yet. Raises `TimeoutError` behind the deadline."""
+        """Tell whether there are clients that are not served yet. Raises `TimeoutError` after the deadline."""
         assert self._process.stdout is not None
         # What it prints is more than a pipe holds: it ends when that is read.
         has_printed = bool(select.select([self._process.stdout], [], [], 0)[0])
@@ -159,7 +159,7 @@ class Crowd(contextlib.AbstractContextManager["Crowd"]):
 
 
 class DeafClients(contextlib.AbstractContextManager["DeafClients"]):
-    """So many clients that ask for a stream and never read; they leave together."""
+    """So many clients that ask for a stream and never read; they disconnect together."""
 
     def __init__(self, port: int, path: str, *, clients: int) -> None:
         self._stack = ExitStack()
@@ -174,7 +174,7 @@ class DeafClients(contextlib.AbstractContextManager["DeafClients"]):
         self._stack.close()
 
     def answered(self) -> int:
-        """Return how many there is something to read for."""
+        """Return how many clients have something to read."""
         return len(self._answered.poll(0))
 
 
@@ -186,7 +186,7 @@ def ask_meanwhile(
 ) -> list[Answer]:
     """Ask for an ordinary page each *every* seconds, on a new connection each, as long as *is_going_on* says.
 
-    The time is taken from when a request was due: if one is late, so are those behind it, as they would be for other people.
+    The time is taken from when a request was due: if one is late, so are those after it, as they would be for other people.
     """
     asked = request(path, announced=False).replace(b"\r\n\r\n", b"\r\nConnection: close\r\n\r\n")
     answers: list[Answer] = []

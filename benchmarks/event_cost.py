@@ -83,7 +83,7 @@ def cost_of_an_event(way: str, environ: WSGIEnvironment, effort: Effort) -> Figu
 
 
 def cost_of_a_page(effort: Effort) -> Figure:
-    """Measure a request whose response is no event stream, and see that it is the very object that the application returned."""
+    """Measure a request whose response is no event stream, and check that it is the application's own object."""
     count = effort.pick(10_000, 1_000)
 
     def application(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:

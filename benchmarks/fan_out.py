@@ -40,7 +40,8 @@ def measure(effort: Effort) -> Outcome:
         outcome.summary.append(figures[0])
         if RIVAL in taken:
             outcome.figures.extend(figures_of(f"{subject}, {RIVAL} against {worker_class}", RIVAL, taken))
-        outcome.plots.setdefault("fan_out", []).append(panel(f"{outcome.title}, {worker_class}", taken))
+        curves = [curve(way.partition(" ")[0], turns) for way, turns in taken.items()]
+        outcome.plots.setdefault("fan_out", []).append(panel(f"{outcome.title}, {worker_class}", curves))
     return outcome
 
 
@@ -55,7 +56,7 @@ def compare(worker_class: str, clients: int, effort: Effort) -> Turns:
 
 
 def one_turn(server: Server, way: str, clients: int, effort: Effort) -> Seen:
-    """Let all clients read in one way, and wait until the server has seen them leave."""
+    """Let all clients read in one way, and wait until the server has detected that they have disconnected."""
     path = "/rival/fan-out" if way == RIVAL else f"/{way}/fan-out"
     seen = watch(server, path, clients=clients, settle=effort.pick(1, 0), seconds=effort.pick(6, 1))
     deadline = time.monotonic() + _GONE_WITHIN
@@ -86,12 +87,13 @@ def latency(subject: str, percent: int, bare: Sequence[Seen], own: Sequence[Seen
     return figure_of_turns(subject, added, " ms", f"{number(median(taken))} ms, bare {number(median(without))} ms", target)
 
 
-def panel(title: str, taken: Turns) -> Panel:
-    """Return the plot of the latencies, all turns together."""
-    curves = []
-    for way, turns in taken.items():
-        latencies = sorted(latency for seen in turns for latency in seen.latencies)
-        points = [(float(place), share(latencies, percent) / 1000) for place, percent in enumerate(_SHARES)]
-        curves.append(Curve(way.partition(" ")[0], points))
+def curve(name: str, turns: Sequence[Seen]) -> Curve:
+    """Return the latencies of all *turns* together, as `panel` plots them."""
+    latencies = sorted(latency for seen in turns for latency in seen.latencies)
+    return Curve(name, [(float(place), share(latencies, percent) / 1000) for place, percent in enumerate(_SHARES)])
+
+
+def panel(title: str, curves: list[Curve]) -> Panel:
+    """Return the plot of the latencies."""
     ticks = [(float(place), f"{percent:g} %") for place, percent in enumerate(_SHARES)]
     return Panel(title, "of the events arrived within", "ms from making to arrival", ticks, curves, y_is_logarithmic=True)

@@ -31,7 +31,7 @@ class Source:
         self._is_running = False
 
     def run(self) -> None:
-        """Begin, unless it has begun."""
+        """Start the thread, unless it runs."""
         with self._starting:
             if not self._is_running:
                 self._is_running = True

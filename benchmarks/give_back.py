@@ -1,8 +1,8 @@
-"""What a full process can give back: `gc.collect()` and glibc's `malloc_trim(0)`, each by itself, when a worker has freed much.
+"""What a large process can give back: `gc.collect()` and glibc's `malloc_trim(0)`, each alone, after a worker freed much.
 
 16 clients at a time have read events of 1 to 8 MB, each new, and half of them are in the middle of another one, as when memory
-gets short. What ``gc.collect()`` is good for depends on the application, so one is measured that leaves no cycles behind, and
-one whose every event is part of one.
+is low. How much ``gc.collect()`` frees depends on the application, so one is measured that makes no cycles, and one whose
+every event is part of one.
 """
 
 from __future__ import annotations

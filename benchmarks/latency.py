@@ -7,7 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from statistics import median
 
-from .many_clients import latencies_in
+from .many_clients import arrivals_in
 from .reading import LAST_CHUNK, connect, request
 from .results import Curve, Effort, Figure, Outcome, Panel, Target, at_most, figure_of_turns, in_turn, number
 from .serving import gunicorn
@@ -51,7 +51,7 @@ def latencies_of(port: int, path: str, count: int) -> Latencies:
             if not received:
                 raise ConnectionError(f"the server closed the connection after {len(came)} blocks")
             tail = (tail + received)[-len(LAST_CHUNK) :]
-    latencies = sorted(latencies_in(came, _STAMP))
+    latencies = sorted((arrived - made) / 1000 for arrived, made in arrivals_in(came, _STAMP))
     if len(latencies) != count:
         raise ValueError(f"expected {count:,} events, got {len(latencies):,}")
     return latencies

@@ -33,7 +33,7 @@ def facts() -> list[str]:
 
 
 def processor() -> str:
-    """Return the processor's name, as far as it is told."""
+    """Return the processor's name, as far as it is known."""
     with suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

@@ -18,7 +18,7 @@ import sys
 import time
 from bisect import bisect_left
 from collections.abc import Iterator
-from itertools import accumulate
+from itertools import accumulate, pairwise
 from pathlib import Path
 from typing import NamedTuple
 
@@ -29,7 +29,7 @@ from .serving import Server, cpu_seconds
 _ROOT = Path(__file__).resolve().parent.parent
 _STAMP = re.compile(rb"data: ([0-9]+)\n\n")  # time.monotonic_ns() of its making; Linux has one clock for all processes
 _EVENT_END = b"\n\n"
-_COMMENT = b"\r\n:\n"  # behind the line with the chunk's size
+_COMMENT = b"\r\n:\n"  # after the line with the chunk's size
 _AT_ONCE = 50  # new connections before those that are there are read
 _OPEN_WITHIN = 120.0  # seconds
 _TICK = 1 / os.sysconf("SC_CLK_TCK")  # seconds, in which the kernel counts
@@ -43,7 +43,9 @@ class Seen(NamedTuple):
     memory: int  # bytes of resident memory at the end
     events: int
     comments: int  # heartbeats
+    reconnects: int  # of clients whose stream had ended
     latencies: list[float]  # microseconds from the making of each event to its arrival, in order
+    gaps: list[float]  # milliseconds, each client's longest between two events, in order
 
     @property
     def cpu_of_an_event(self) -> float:
@@ -93,6 +95,7 @@ class _Clients:
         self._poll = select.epoll()
         self._silent: dict[int, bytes] = {}  # what has come on those that have had no event yet
         self._came: list[tuple[int, int, bytes]] = []  # descriptor, time.monotonic_ns(), bytes
+        self._reconnects = 0
 
     def open(self, number: int) -> None:
         """Connect so many, and return once each has an event."""
@@ -133,32 +136,43 @@ class _Clients:
         for descriptor, _ in self._poll.poll(seconds):
             block = self._connections[descriptor].recv(65536)
             self._came.append((descriptor, time.monotonic_ns(), block))
+            if not block and descriptor in self._silent:
+                raise ConnectionError(f"the server closed a stream; it began with {self._silent[descriptor]!r}")
             if not block:
-                raise ConnectionError(f"the server closed a stream; it began with {self._silent.get(descriptor)!r}")
+                self._connections.pop(descriptor).close()
+                self._connect()
+                self._reconnects += 1
 
     def forget(self) -> None:
         """Forget what has come."""
         self._came.clear()
+        self._reconnects = 0
 
-    def told(self) -> dict[str, object]:
+    def results(self) -> dict[str, object]:
         """Return what has come as `Seen` has it."""
         by_client: dict[int, list[tuple[int, bytes]]] = {}
         for descriptor, at, block in self._came:
             by_client.setdefault(descriptor, []).append((at, block))
         bodies = [b"".join(block for _, block in came) for came in by_client.values()]
+        arrivals = [list(arrivals_in(came, _STAMP)) for came in by_client.values()]
         return {
             "events": sum(body.count(_EVENT_END) for body in bodies),
             "comments": sum(body.count(_COMMENT) for body in bodies),
-            "latencies": sorted(latency for came in by_client.values() for latency in latencies_in(came, _STAMP)),
+            "reconnects": self._reconnects,
+            "latencies": sorted((arrived - made) / 1000 for client in arrivals for arrived, made in client),
+            "gaps": sorted(_longest_gap([arrived for arrived, _ in client]) / 1e6 for client in arrivals),
         }
 
 
-def latencies_in(came: list[tuple[int, bytes]], stamp: re.Pattern[bytes]) -> Iterator[float]:
-    """Yield the microseconds from each event's stamp to its arrival; *came*: the nanoseconds at which bytes came, and these."""
+def arrivals_in(came: list[tuple[int, bytes]], stamp: re.Pattern[bytes]) -> Iterator[tuple[int, int]]:
+    """Yield when each event arrived and was made, in nanoseconds; *came*: the nanoseconds at which bytes came, and these."""
     ends = list(accumulate(len(block) for _, block in came))
     for found in stamp.finditer(b"".join(block for _, block in came)):
-        arrived = came[bisect_left(ends, found.end())][0]
-        yield (arrived - int(found[1])) / 1000
+        yield came[bisect_left(ends, found.end())][0], int(found[1])
+
+
+def _longest_gap(arrivals: list[int]) -> int:
+    return max((after - before for before, after in pairwise(arrivals)), default=0)
 
 
 def main(port: str, path: str, clients: str, settle: str, seconds: str) -> None:
@@ -172,7 +186,7 @@ def main(port: str, path: str, clients: str, settle: str, seconds: str) -> None:
     print("begin", flush=True)
     crowd.read_for(float(seconds))
     print("end", flush=True)
-    json.dump(crowd.told(), sys.stdout)
+    json.dump(crowd.results(), sys.stdout)
 
 
 if __name__ == "__main__":

@@ -54,7 +54,7 @@ def settled_memory(port: int, worker: psutil.Process, way: str) -> int:
 
 
 def settle(port: int, way: str) -> None:
-    """Have a worker serve a stream, so that what it loads but once is there."""
+    """Have a worker serve a stream, so that everything is loaded."""
     read_stream(port, f"/{way}/ready/3/58", memoryview(bytearray(4096)), announced=True)
     time.sleep(0.5)
 
@@ -66,7 +66,7 @@ def unique_memory(process: psutil.Process) -> int:
 
 
 def forget_peak(process: psutil.Process) -> int:
-    """Let the peak of the resident memory begin anew (proc_pid_clear_refs(5)), and return where it begins."""
+    """Reset the peak of the resident memory (proc_pid_clear_refs(5)), and return where it begins."""
     Path(f"/proc/{process.pid}/clear_refs").write_text("5")
     return peak_memory(process)
 

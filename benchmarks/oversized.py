@@ -53,7 +53,7 @@ Readings = dict[Case, list[Reading]]  # of one reader; those that were not tried
 
 
 def measure(effort: Effort) -> Outcome:
-    """Have every reader that is there read every event in every way."""
+    """Have every installed reader read every event in every way."""
     outcome = Outcome("Large events in real readers, through gunicorn with gthread")
     sizes = (1,) if effort.is_short else (1, 10, 50)
     taken: dict[str, Readings] = {}
@@ -77,7 +77,7 @@ def measure(effort: Effort) -> Outcome:
 
 
 def readers(folder: Path, missing: list[str]) -> Iterator[tuple[str, Callable[[], AbstractContextManager[Reader]]]]:
-    """Yield all readers that can be had, each with what starts it; add the others to *missing*."""
+    """Yield all installed readers, each with the function that starts it; add the others to *missing*."""
     for engine, name in BROWSERS.items():
         if lacks := ENGINES[engine].missing():
             missing.append(f"{name}, which needs {', '.join(lacks)} ({ENGINES[engine].remedy})")
@@ -147,7 +147,7 @@ def typical(readings: list[Reading]) -> float:
 
 
 def remarks(taken: dict[str, Readings]) -> Iterator[str]:
-    """Yield what the readers that refuse an event say, and what a dash means."""
+    """Yield the errors of readers that refuse an event, and the meaning of a dash."""
     yield "Time from the request to the whole event, median of all turns. –: not tried, since a smaller one did not arrive."
     for name, readings in taken.items():
         said = {reading.said for each in readings.values() for reading in each if reading.verdict is Verdict.REFUSED}

@@ -1,4 +1,4 @@
-"""Plots as SVG that everybody can read: colours by Okabe and Ito, markers and dashes besides, names at the lines' ends.
+"""Plots as SVG that colour-blind people can read: colours by Okabe and Ito, markers and dashes, names at the lines' ends.
 
 The ground is white, so that they can be read on a dark page too. Needs matplotlib.
 """
@@ -19,7 +19,7 @@ from .results import Curve, Panel
 if TYPE_CHECKING:
     from matplotlib.typing import RcKeyType
 
-# Okabe and Ito without their yellow, which nobody sees on white; black first.
+# Okabe and Ito without their yellow, which is hard to see on white; black first.
 _COLOURS = ("#000000", "#D55E00", "#0072B2", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
 _MARKERS = "osD^vPX"
 _MOST_MARKERS = 15  # on a line
@@ -109,7 +109,7 @@ def _name_lines(axes: Axes, curves: Sequence[Curve]) -> None:
 
 
 def _apart(places: Sequence[float]) -> list[float]:
-    """Return *places*, which rise, with a line of text between any two, and none above the axes if that can be helped."""
+    """Return *places*, which rise, with a line of text between any two, and below the top of the axes if possible."""
     gap = _LINE_OF_TEXT / (72 * _AXES_HEIGHT)  # as a share of the axes' height
     moved: list[float] = []
     for place in places:

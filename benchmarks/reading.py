@@ -1,6 +1,6 @@
-"""A client that costs next to nothing: a socket, one big buffer, and a look at the bytes after the clock has stopped.
+"""A client that costs almost nothing: a socket, one big buffer, and a check of the bytes after the time is taken.
 
-Run as a program, it reads one announced stream and forgets it, until it is ended: a neighbour on the same server.
+Run as a program, it reads one announced stream and drops it, until it is ended: another client of the same server.
 
     python -m benchmarks.reading PORT PATH
 """
@@ -27,7 +27,7 @@ _LARGEST_HEAD = 65536  # bytes
 
 
 def connect(port: int, *, receive_buffer: int | None = None) -> socket.socket:
-    """Open a connection. *receive_buffer*: bytes that the kernel may hold for us, instead of as many as it likes."""
+    """Open a connection. *receive_buffer*: bytes that the kernel may hold for us, instead of its own choice."""
     connection = socket.socket()
     if receive_buffer is not None:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
@@ -106,7 +106,7 @@ def check_size(response: memoryview, size: int) -> None:
 
 
 def check_bytes(response: memoryview, stream: str) -> int:
-    """Raise `ValueError` unless the body is exactly the events of *stream*, an opening apart; return their size."""
+    """Raise `ValueError` unless the body is exactly the events of *stream*, except for an opening; return their size."""
     blocks = filter(None, event_blocks_of(response))
     block, size = memoryview(b""), 0
     for event in events_of(stream):
@@ -118,7 +118,7 @@ def check_bytes(response: memoryview, stream: str) -> int:
                 raise ValueError(f"the body differs from {stream} at byte {size:,}")
             rest, block, size = rest[common:], block[common:], size + common
     if block or next(blocks, None) is not None:
-        raise ValueError(f"the body goes on behind the end of {stream}")
+        raise ValueError(f"the body goes on after the end of {stream}")
     return size
 
 
@@ -142,7 +142,7 @@ def _received(connection: socket.socket) -> Iterable[bytes]:
 
 
 def main(port: str, path: str) -> None:
-    """Read the announced stream *path* and forget it."""
+    """Read the announced stream *path*, and drop it."""
     landing = bytearray(2**20)
     with connect(int(port)) as connection:
         connection.sendall(request(path, announced=True))

@@ -16,7 +16,7 @@ class Effort(NamedTuple):
     is_short: bool
 
     def pick(self, full: int, short: int) -> int:
-        """Return the first number, or the second one where it is only to be seen that everything runs."""
+        """Return the first number, or the second one in a short run."""
         return short if self.is_short else full
 
 
@@ -116,7 +116,7 @@ def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def number(value: float) -> str:
-    """Return *value* with about three digits that count."""
+    """Return *value* with about three significant digits."""
     size = abs(value)
     return f"{value:,.{0 if size >= 99.5 else 1 if size >= 9.95 else 2}f}"
 
@@ -138,7 +138,7 @@ def size_name(size: int) -> str:
 
 
 def in_turn(turns: int, ways: Sequence[str], measure: Callable[[str], Measured]) -> dict[str, list[Measured]]:
-    """Measure every way in every turn, each turn beginning with another one, so that none always comes behind the same."""
+    """Measure every way in every turn. Each turn begins with another way, so that no way always follows the same one."""
     taken: dict[str, list[Measured]] = {way: [] for way in ways}
     for turn in range(turns):
         first = turn % len(ways)

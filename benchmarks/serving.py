@@ -62,6 +62,13 @@ def uvicorn(application: str) -> contextlib.AbstractContextManager[Server]:
     return _running(port, ["uvicorn", "--port", str(port), *options.split(), f"benchmarks.asgi:{application}"])
 
 
+def granian(threads: int, application: str) -> contextlib.AbstractContextManager[Server]:
+    """Run granian's WSGI mode with one of our applications in its one worker."""
+    port = _free_port()
+    options = f"--interface wsgi --workers 1 --blocking-threads {threads} --backpressure {threads} --no-ws --log-level warning"
+    return _running(port, ["granian", "--port", str(port), *options.split(), f"benchmarks.{application}"])
+
+
 def _free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as probe:
         port: int = probe.getsockname()[1]

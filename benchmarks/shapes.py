@@ -8,6 +8,7 @@ A stream is asked for by name and whole numbers, ``ready/200000/58``, so that bo
 
 from __future__ import annotations
 
+import ctypes
 import json
 import threading
 import time
@@ -27,7 +28,7 @@ def ready(count: int, size: int) -> Iterator[bytes]:
 
 
 def fresh(count: int, size: int) -> Iterator[bytes]:
-    """Yield events each of which is a new object: stresses memory, as big events do in life.
+    """Yield events each of which is a new object: stresses memory, as big events of real applications do.
 
     One object yielded again and again would stay in the processor's cache, and every copy of it would look cheap.
     """
@@ -37,13 +38,13 @@ def fresh(count: int, size: int) -> Iterator[bytes]:
 
 
 def written(count: int) -> Iterator[bytes]:
-    """Yield events of 58 bytes, each written with `json.dumps`: what is left of a gain once an application does some work."""
+    """Yield events of 58 bytes, each written with `json.dumps`: how much of a gain remains with some work."""
     for number in range(1_000_000, 1_000_000 + count):
         yield b"data: %s\n\n" % json.dumps({"order": number, "state": "on its way to you"}).encode()
 
 
 def timed(count: int, microseconds: int) -> Iterator[bytes]:
-    """Yield an event each so many microseconds, which carries the time at which it was yielded: stresses the hand-over of one.
+    """Yield an event each so many microseconds, with the time at which it was yielded: stresses the delay of one.
 
     Linux has one `time.perf_counter_ns` for all processes.
     """
@@ -52,6 +53,24 @@ def timed(count: int, microseconds: int) -> Iterator[bytes]:
         due += microseconds / 1e6
         time.sleep(max(0.0, due - time.perf_counter()))
         yield b"data: %d\n\n" % time.perf_counter_ns()
+
+
+def before_work(count: int, milliseconds: int, kind: int) -> Iterator[bytes]:
+    """Yield events as `timed`, but at once, then work for so long, and yield a last one: another thread may have to send them.
+
+    *kind*: 0 sleeps, 1 computes in Python, 2 holds the interpreter (the GIL) as C code may.
+    """
+    for _ in range(count - 1):
+        yield b"data: %d\n\n" % time.perf_counter_ns()
+    if kind == 0:
+        time.sleep(milliseconds / 1000)
+    elif kind == 1:
+        until = time.monotonic() + milliseconds / 1000
+        while time.monotonic() < until:
+            pass
+    else:
+        ctypes.PyDLL(None).usleep(milliseconds * 1000)
+    yield b"data: %d\n\n" % time.perf_counter_ns()
 
 
 def orders(count: int, size: int, first: int = 0) -> Iterator[bytes]:
@@ -68,13 +87,13 @@ def _new_orders(count: int) -> list[dict[str, object]]:
 
 
 def idle() -> Iterator[bytes]:
-    """Yield one event and then nothing for ever: stresses what a stream costs merely by being there."""
+    """Yield one event and then nothing more: stresses what a stream costs merely by being open."""
     yield b"data: here\n\n"
     threading.Event().wait()
 
 
 SHAPES: dict[str, Callable[..., Iterator[bytes]]] = {
-    shape.__name__: shape for shape in (ready, fresh, written, orders, timed, idle)
+    shape.__name__: shape for shape in (ready, fresh, written, orders, timed, before_work, idle)
 }
 
 

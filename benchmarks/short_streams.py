@@ -43,7 +43,7 @@ def measure(effort: Effort) -> Outcome:
 
 
 def compare(port: int, worker_class: str, asked: Asked, effort: Effort) -> Figure:
-    """Ask for the same again and again, bare and wrapped in turn."""
+    """Send the same request again and again, bare and wrapped in turn."""
     count = effort.pick(1500, 100)
 
     def requests_per_second(way: str) -> float:

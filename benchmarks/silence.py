@@ -31,7 +31,7 @@ _MEMORY = at_most(6)  # KB of each stream more than bare
 
 
 class Silence(NamedTuple):
-    """What silent streams took."""
+    """What silent streams cost."""
 
     seen: Seen
     memory: float  # KB of each
@@ -67,7 +67,7 @@ def one_turn(crowd: Crowd, way: str, seconds: int) -> Silence:
 
 
 def cpu_figure(subject: str, crowd: Crowd, taken: Turns) -> Figure:
-    """Return what the wrapped streams take of a core: bare they take nothing, and a ratio would say nothing."""
+    """Return what the wrapped streams take of a core: bare they take none of it, so a ratio has no meaning."""
     bare, wrapped = ([turn.seen.share for turn in taken[way]] for way in ("bare", "wrapped"))
     heartbeats = median(turn.seen.comments for turn in taken["wrapped"]) / crowd.streams
     absolute = f"{number(median(wrapped))} %, bare {number(median(bare))} %; {number(heartbeats)} heartbeats each"

@@ -1,4 +1,4 @@
-"""Clients that take few bytes a second of a large event, and come back until they have all that they asked for."""
+"""Clients that read few bytes a second of a large event, and reconnect until they have all their events."""
 
 from __future__ import annotations
 
@@ -16,11 +16,11 @@ from .reading import connect
 
 _AT_ONCE = 10_000  # bytes of one read
 _RECEIVE_BUFFER = 65536  # bytes that the kernel holds for a client that is slow
-_RECONNECT_AFTER = 3.0  # seconds: what Chromium and WebKit do as long as nobody tells them otherwise
+_RECONNECT_AFTER = 3.0  # seconds: what Chromium and WebKit do without a ``retry:``
 
 
 class SlowReader:
-    """Reads *count* events at *rate* bytes a second. As an EventSource does, it comes back with the last event's id.
+    """Reads *count* events at *rate* bytes a second. As an EventSource does, it reconnects with the last event's id.
 
     A client that does not announce itself is refused with 503, and obeys Retry-After. `run` is for a thread of its own.
     """

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from statistics import median
 
+from .applications import JOIN
 from .bursts import Burst, Sender, big_events, small_events, timer, written_events
 from .results import Curve, Effort, Figure, Outcome, Panel, Target, at_least, figure_of_turns, in_turn
 from .serving import gunicorn, uvicorn
@@ -14,6 +15,8 @@ RIVAL = "sse-starlette on uvicorn with uvloop"
 
 NOT_ANNOUNCED = "not announced"
 WAYS = ("announced", NOT_ANNOUNCED)
+JOINED = f"announced, join={JOIN}"
+SMALL = 100  # bytes of an event, up to which joining is measured
 SMALL_TARGET = at_least(0.93)
 BIG_TARGETS = {10_000: at_least(1.0), 100_000: at_least(0.95), 10_000_000: at_least(1.0)}
 
@@ -46,13 +49,15 @@ def compare(burst: Burst, worker_class: str, port: int, target: Target | None, e
         "announced": Sender(port, "wrapped", announced=True),
         NOT_ANNOUNCED: Sender(port, "wrapped", announced=False),
     }
+    if burst.size <= SMALL:
+        senders[JOINED] = Sender(port, "joined", announced=True)
     with ExitStack() as rivals:
         if worker_class == "gthread" and burst.stream.startswith("ready"):
             senders[RIVAL] = Sender(rivals.enter_context(uvicorn("rival")).port, "rival", announced=True)
         taken = in_turn(burst.turns(effort), tuple(senders), timer(burst, senders))
     without = taken.pop("bare")
     return {
-        name: figure(burst, worker_class, name, without, seconds, None if name == RIVAL else target)
+        name: figure(burst, worker_class, name, without, seconds, None if name in (RIVAL, JOINED) else target)
         for name, seconds in taken.items()
     }
 

@@ -1,8 +1,8 @@
 """What the readers are sent, for gunicorn: ``/fold/orders/10000000`` is one event with that `documents.document`, folded.
 
-``/`` is the page that browsers read it in. ``/prepared/orders/10000000`` makes the document before it is asked for, so that its
-making is in nobody's time. ``/wrapped`` and ``/wrapped-oversized`` lead to the streams of `benchmarks.shapes`, with nothing and
-with everything that can be done to large events.
+``/`` is the page that browsers read it in. ``/prepared/orders/10000000`` makes the document before it is asked for, so that no
+measured time includes its making. ``/wrapped`` and ``/wrapped-oversized`` lead to the streams of `benchmarks.shapes`, with
+nothing and with everything that can be done to large events.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def one_event(environ: WSGIEnvironment, start_response: StartResponse) -> Iterab
 
 
 def in_fragments(environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-    """Answer in fragments, and only to who asks for them: a reader that does not would prove nothing."""
+    """Answer in fragments, but only a client that asks for them: another reader would prove nothing."""
     if "sse-fragments=1" not in environ["QUERY_STRING"]:
         start_response("400 Bad Request", [("Content-Type", "text/plain")])
         return [b""]

@@ -49,7 +49,7 @@ _INSTALLS_WITHIN = 300.0
 
 
 class Verdict(Enum):
-    """What became of an event."""
+    """What happened to an event."""
 
     WHOLE = "whole"
     REFUSED = "refused"  # by the reader, with an error of its own
@@ -69,17 +69,17 @@ class Refused(Exception):
     """The reader has an error of its own instead of the event."""
 
 
-Told = Mapping[str, Any]  # what `python_reader.told` and the like tell of an event
+Reported = Mapping[str, Any]  # what `python_reader.reported` and the like return for an event
 
 
 class Reader(Protocol):
-    """Whatever reads an event stream."""
+    """A reader of an event stream."""
 
     @property
     def name(self) -> str:
-        """What people call it."""
+        """Its usual name."""
 
-    def read(self, url: str, *, joins: bool, within: float) -> Told:
+    def read(self, url: str, *, joins: bool, within: float) -> Reported:
         """Read one event, which comes in fragments if it *joins* them.
 
         Raises `Refused`, and `TimeoutError` if that takes longer than *within* seconds.
@@ -97,20 +97,20 @@ class Program(NamedTuple):
     arguments: tuple[str, ...] = ()
     joining: tuple[str, ...] = ()
 
-    def read(self, url: str, *, joins: bool, within: float) -> Told:
+    def read(self, url: str, *, joins: bool, within: float) -> Reported:
         """Run the program."""
         command = (*self.command, url, *self.arguments, *(self.joining if joins else ()))
         try:
             done = subprocess.run(command, capture_output=True, text=True, timeout=within, check=False)
         except subprocess.TimeoutExpired:
             raise TimeoutError from None
-        return _told(json.loads(done.stdout) if done.stdout else {"error": done.stderr})
+        return _reported(json.loads(done.stdout) if done.stdout else {"error": done.stderr})
 
 
-def _told(told: Told) -> Told:
-    if "error" in told:
-        raise Refused(told["error"])
-    return told
+def _reported(reported: Reported) -> Reported:
+    if "error" in reported:
+        raise Refused(reported["error"])
+    return reported
 
 
 class Page:
@@ -125,16 +125,16 @@ class Page:
         self._processes: set[psutil.Process] = set()
         self._killed = threading.Event()
 
-    def read(self, url: str, *, joins: bool, within: float) -> Told:
+    def read(self, url: str, *, joins: bool, within: float) -> Reported:
         """Load the page anew, and have it read."""
         browser = self._browser or self._start()
         browser.open(url.partition("/")[0] + "//" + url.split("/")[2] + "/")
-        # A page that is busy with a long line hears of no timeout, so there is none but this.
+        # A page that is busy with a long line notices no timeout, so this is the only one.
         timer = threading.Timer(within, self._kill)
         timer.start()
         try:
             script = "return read(arguments[0], arguments[1]);"
-            return cast(Told, browser.run(script, url, joins, timeout=within + 60))
+            return cast(Reported, browser.run(script, url, joins, timeout=within + 60))
         except Exception as error:
             if self._killed.is_set():
                 raise TimeoutError from None
@@ -178,7 +178,7 @@ BROWSERS = {"chromium": "Chromium", "webkit": "WebKit", "firefox": "Firefox"}
 
 @contextmanager
 def page_reader(engine: str, folder: Path) -> Iterator[Page]:
-    """Give a browser, which is ended on leaving."""
+    """Start a browser, and end it at the end of the ``with`` block."""
     page = Page(BROWSERS[engine], engine, folder)
     try:
         yield page
@@ -249,16 +249,16 @@ class Server(NamedTuple):
         url = f"{self.url}{way}/{kind}/{size}"
         joins = way == "fragment"
         try:
-            told = reader.read(url + "?sse-fragments=1" if joins else url, joins=joins, within=within)
+            reported = reader.read(url + "?sse-fragments=1" if joins else url, joins=joins, within=within)
         except TimeoutError:
             return Reading(Verdict.LATE, said=f"longer than {within:g} s")
         except Refused as error:
             return Reading(Verdict.REFUSED, said=str(error))
         is_folded = way == "fold" and kind != "image" and size > 61440
         expected = {"type": "report", "id": "42", "size": size, "sha256": _sha256(kind, size)}
-        if any(told[name] != value for name, value in expected.items()) or (told["lines"] > 1) != is_folded:
-            return Reading(Verdict.WRONG, told["milliseconds"], f"{told} instead of {expected} folded: {is_folded}")
-        return Reading(Verdict.WHOLE, told["milliseconds"])
+        if any(reported[name] != value for name, value in expected.items()) or (reported["lines"] > 1) != is_folded:
+            return Reading(Verdict.WRONG, reported["milliseconds"], f"{reported} instead of {expected} folded: {is_folded}")
+        return Reading(Verdict.WHOLE, reported["milliseconds"])
 
 
 @lru_cache
@@ -268,7 +268,7 @@ def _sha256(kind: str, size: int) -> str:
 
 @contextmanager
 def serving(folder: Path) -> Iterator[Server]:
-    """Run gunicorn with one worker of threads, which is ended on leaving; its log is in *folder*."""
+    """Run gunicorn with one worker of threads until the end of the ``with`` block; its log is in *folder*."""
     log = folder / "gunicorn.log"
     paths = [str(_ROOT), *filter(None, [os.environ.get("PYTHONPATH")])]
     env = {**environment(folder), "PYTHONPATH": os.pathsep.join(paths)}

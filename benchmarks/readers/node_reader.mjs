@@ -49,7 +49,7 @@ function withParser() {
     };
 }
 
-function told(milliseconds, {type, lastEventId: id, data}) {
+function reported(milliseconds, {type, lastEventId: id, data}) {
     JSON.parse(data);
     const text = Buffer.from(data.replaceAll("\n", ""));
     const sha256 = createHash("sha256").update(text).digest("hex");
@@ -60,7 +60,7 @@ const read = {"eventsource": withEventSource, "eventsource-parser": withParser}[
 try {
     const began = performance.now();
     const event = await read();
-    console.log(JSON.stringify(told(performance.now() - began, event)));
+    console.log(JSON.stringify(reported(performance.now() - began, event)));
 } catch (error) {
     console.log(JSON.stringify({error: String(error)}));
 }

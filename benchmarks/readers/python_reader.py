@@ -55,7 +55,7 @@ class Joiner:
 
 
 class Clock:
-    """Tells the milliseconds since the request, for which each client starts it."""
+    """Counts the milliseconds since the request; each client starts it."""
 
     _began = 0.0
 
@@ -151,10 +151,10 @@ READERS: dict[str, tuple[Callable[[str, Clock], Received | None], tuple[str, ...
 }
 
 
-# -- What is told
+# -- What is printed
 
 
-def told(milliseconds: float, event: Received) -> dict[str, object]:
+def reported(milliseconds: float, event: Received) -> dict[str, object]:
     """Return what *event* was. That it parses without its line ends being part of a value is what makes them harmless."""
     json.loads(event.data)
     text = event.data.replace("\n", "").encode()
@@ -174,7 +174,7 @@ def main(reader: str, url: str) -> None:
         milliseconds = clock.milliseconds()
         if event is None:
             raise EOFError("the stream ended without the event")
-        print(json.dumps(told(milliseconds, event)))
+        print(json.dumps(reported(milliseconds, event)))
     except Exception as error:
         print(json.dumps({"error": f"{type(error).__name__}: {error}"}))
 
