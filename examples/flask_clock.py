@@ -1,4 +1,4 @@
-"""Flask: a clock that goes on where a client left off. Run it with
+"""Flask: a clock that continues after the last event that a client got. Run it with
 
 gunicorn --worker-class gthread --threads 50 --chdir examples flask_clock:app
 """
