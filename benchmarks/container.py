@@ -39,7 +39,7 @@ class Course(NamedTuple):
     kills: list[float]  # when the kernel killed, in seconds
     served: int  # clients
     refused: int  # times
-    breaks: int  # of connections
+    breaks: list[str]  # of connections: how each broke
     seconds: float
 
 
@@ -79,7 +79,7 @@ def watch(group: MemoryGroup, readers: Sequence[SlowReader], within: float, unti
         kills.extend([now] * (group.kills - len(kills)))
         time.sleep(SAMPLE_EVERY)
     served = sum(reader.served_at is not None for reader in readers)
-    refused, breaks = sum(reader.refused for reader in readers), sum(reader.breaks for reader in readers)
+    refused, breaks = sum(reader.refused for reader in readers), [each for reader in readers for each in reader.breaks]
     most_used = group.most_used or max(sample.used for sample in samples)
     return Course(samples, most_used, kills, served, refused, breaks, now)
 
@@ -112,7 +112,7 @@ def row(way: str, course: Course) -> tuple[str, ...]:
     killed = f"{len(course.kills)} times, first after {course.kills[0]:.1f} s" if course.kills else "never"
     highest = f"{course.most_used / _MIB:.0f} MiB"
     return (
-        way, f"**{course.served} of {CLIENTS}**", f"**{killed}**", highest, str(course.refused), str(course.breaks),
+        way, f"**{course.served} of {CLIENTS}**", f"**{killed}**", highest, str(course.refused), str(len(course.breaks)),
         f"{course.seconds:.0f}",
     )  # fmt: skip
 

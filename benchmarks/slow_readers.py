@@ -28,13 +28,14 @@ class SlowReader:
     def __init__(self, port: int, path: str, *, announced: bool, count: int, rate: int) -> None:
         self.served_at: float | None = None  # time.monotonic()
         self.refused = 0
-        self.breaks = 0  # connections that were cut, refused or never answered
+        self.breaks: list[str] = []  # connections that were cut, refused or never answered: how
         self._port, self._path, self._count, self._rate = port, path, count, rate
         self._headers = {"Accept": "text/event-stream", "Cache-Control": "no-cache"} if announced else {"Accept": "*/*"}
         self._last_event_id = ""
         self._events = 0
         self._given_up = threading.Event()
         self._socket: socket.socket | None = None
+        self._began, self._received = 0.0, 0  # of this connection: time.monotonic(), and bytes
 
     def run(self) -> None:
         """Read until all events are there, or `give_up` is called."""
@@ -42,8 +43,9 @@ class SlowReader:
         while self.served_at is None and not self._given_up.wait(wait):
             try:
                 wait = self._read_once()
-            except (OSError, http.client.HTTPException):
-                self.breaks += not self._given_up.is_set()
+            except (OSError, http.client.HTTPException) as error:
+                if not self._given_up.is_set():
+                    self.breaks.append(f"{error!r} after {time.monotonic() - self._began:.1f} s and {self._received:,} bytes")
                 wait = _RECONNECT_AFTER
 
     def give_up(self) -> None:
@@ -54,6 +56,7 @@ class SlowReader:
 
     def _read_once(self) -> float:
         """Read one response; return after how many seconds to ask again."""
+        self._began, self._received = time.monotonic(), 0
         connection = http.client.HTTPConnection("127.0.0.1", self._port)
         self._socket = connection.sock = connect(self._port, receive_buffer=_RECEIVE_BUFFER)
         try:
@@ -72,7 +75,7 @@ class SlowReader:
         if response.status != 200 or response.headers.get_content_type() != "text/event-stream":
             raise AssertionError(f"no event stream: {response.status} {response.headers}")
         reader, events = EventReader(), self._events
-        began, size = time.monotonic(), 0
+        began = time.monotonic()
         while not self._given_up.is_set() and (block := response.read1(_AT_ONCE)):
             for event in reader.feed(block):
                 json.loads(event.data)  # it is whole
@@ -80,8 +83,8 @@ class SlowReader:
             if self._events >= self._count:
                 self.served_at = time.monotonic()
                 return 0.0
-            size += len(block)
-            self._given_up.wait(max(0.0, began + size / self._rate - time.monotonic()))
+            self._received += len(block)
+            self._given_up.wait(max(0.0, began + self._received / self._rate - time.monotonic()))
         self.refused += reader.retry is not None and self._events == events
         return _RECONNECT_AFTER if reader.retry is None else reader.retry / 1000
 

@@ -60,7 +60,14 @@ class MemoryGovernor:
         self.limit, self.high, self.critical, self.pause = limit, high, critical, pause
         self._clock = clock
         self._gave_back_at = -math.inf
-        self.turns = Turns(self.read, critical=critical, short=self._maybe_give_back, shared=lambda: gauge.shared, clock=clock)
+        self.turns = Turns(
+            gauge.read,
+            read_now=gauge.read_now,
+            critical=critical,
+            short=self._maybe_give_back,
+            shared=lambda: gauge.shared,
+            clock=clock,
+        )
 
     def __repr__(self) -> str:
         return f"MemoryGovernor({self.limit!r}, high={self.high}, critical={self.critical}, pause={self.pause})"

@@ -46,21 +46,19 @@ class Pulls:
         governor, size = self._governor, self._last or 0
         if governor is None:
             return True
-        earlier, self._turn = self._turn, None
-        if earlier is not None:
-            governor.turns.end(earlier)  # its block has been sent
-        if not governor.next_pause(size) and self._has_turn(governor, earlier):
+        self.close()  # the last block has been sent
+        if not governor.next_pause(size) and self._has_turn(governor):
             return True
-        pause, has_turn = partial(governor.next_pause, size), partial(self._has_turn, governor, earlier)
+        pause, has_turn = partial(governor.next_pause, size), partial(self._has_turn, governor)
         waited = wait_for_memory(pause, has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock)
         self._paused(waited)
         return not must_stop(self._clock())
 
-    def _has_turn(self, governor: MemoryGovernor, earlier: Turn | None, waited: float = 0.0) -> bool:
+    def _has_turn(self, governor: MemoryGovernor, waited: float = 0.0) -> bool:
         """Take a turn if the next block may be large: a first one, or one after a large one. Return False if none is free."""
         size, turns = self._last, governor.turns
         if turns.expects_large(self._path) if size is None else size > self._large:
-            self._turn = turns.maybe_begin(size or 0, waited, earlier, path=self._path)
+            self._turn = turns.maybe_begin(size or 0, waited, path=self._path)
             return self._turn is not None
         return True
 

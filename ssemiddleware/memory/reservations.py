@@ -35,7 +35,8 @@ _PLACES = 256  # each for one reservation
 # The memory's name, the owner, the bytes, and when it ends by time.monotonic(), which is the same in all processes of a
 # machine. At 32 bytes no reservation crosses a page boundary, so none is read while it is half written.
 _RESERVATION = struct.Struct("=8s8sQd")
-_UNTIL = struct.Struct("=d")
+_ENDED = struct.pack("=d", 0.0)
+_LOCKED_OUT = 10  # attempts in vain, one after the other. A stream that waits makes 20 in a second
 
 
 class Reservations:
@@ -56,8 +57,9 @@ class Reservations:
         self._us = os.urandom(8)  # not the process id: a process may have several, and containers may have equal ids
         self._file: int | None = None  # a descriptor; closed only in `__del__`, since another thread may be using it
         self._is_alone = name is None or fcntl is None
-        self._free: int | None = None  # a free place, when the file was read last
-        self._locked_since: float | None = None  # when another process was first seen to hold the lock
+        self._free: list[int] = []  # free places, when the file was read last
+        self._locked_since = 0.0  # when another process was first seen to hold the lock
+        self._locked_out = 0  # attempts in vain since then
         with self._alone_on_failure():
             if not self._is_alone:
                 self._file = self._open()
@@ -75,7 +77,8 @@ class Reservations:
     def alone(self) -> Iterator[bool]:
         """Hold the lock of all processes. The value is False if another process holds it now; nothing is waited for.
 
-        A process that holds the lock for a second was suspended, or is malicious. From then on other processes are ignored.
+        A process that holds the lock for a second, whenever it is asked for, was suspended, or is malicious. From then on other
+        processes are ignored.
         """
         file = None if self._is_alone else self._file
         has_lock = True
@@ -90,11 +93,10 @@ class Reservations:
 
     def _note_lock(self, has_lock: bool) -> None:
         now = self._clock()
-        if has_lock:
-            self._locked_since = None
-        elif self._locked_since is None:
+        if has_lock or not self._locked_out:
             self._locked_since = now
-        elif now - self._locked_since >= HOLDS_FOR:
+        self._locked_out = 0 if has_lock else self._locked_out + 1
+        if self._locked_out > _LOCKED_OUT and now - self._locked_since >= HOLDS_FOR:
             raise TimeoutError(f"another process has held the lock for {HOLDS_FOR:.0f} s")
 
     def of_others(self, limit: float = math.inf) -> int:
@@ -104,10 +106,10 @@ class Reservations:
             if self._file is not None and not self._is_alone:
                 content = os.pread(self._file, _PLACES * _RESERVATION.size, 0)
         whole = len(content) // _RESERVATION.size
-        self._free = whole if whole < _PLACES else None
+        self._free = list(range(_PLACES - 1, whole - 1, -1))
         for place, (memory, owner, size, until) in enumerate(_RESERVATION.iter_unpack(content[: whole * _RESERVATION.size])):
             if not now < until <= now + HOLDS_FOR:
-                self._free = place
+                self._free.append(place)
             elif memory == self._memory and owner != self._us:
                 total += size
         with self._alone_on_failure():
@@ -120,19 +122,19 @@ class Reservations:
 
         To be called after `of_others`, while `alone` holds the lock.
         """
-        place, self._free = self._free, None
         with self._alone_on_failure():
-            if self._file is not None and not self._is_alone and place is not None:
+            if self._file is not None and not self._is_alone and self._free:
+                place = self._free.pop()
                 record = _RESERVATION.pack(self._memory, self._us, size, until)
                 os.pwrite(self._file, record, place * _RESERVATION.size)
                 return place
         return None
 
-    def end(self, place: int, until: float) -> None:
-        """End the reservation at *place* earlier, at *until*. It must not have ended yet. Takes no lock."""
+    def end(self, place: int) -> None:
+        """End the reservation at *place* now. It must not have ended yet. Takes no lock."""
         with self._alone_on_failure():
             if self._file is not None and not self._is_alone:
-                os.pwrite(self._file, _UNTIL.pack(until), (place + 1) * _RESERVATION.size - _UNTIL.size)
+                os.pwrite(self._file, _ENDED, (place + 1) * _RESERVATION.size - len(_ENDED))
 
     @contextlib.contextmanager
     def _alone_on_failure(self) -> Iterator[None]:

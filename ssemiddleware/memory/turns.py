@@ -3,8 +3,8 @@
 To make a large event takes many times the memory of the finished event, and no gauge can know beforehand how much. A pause
 before the pull does not help: streams that start together, or whose clients read at the same speed, all pull when it is over.
 So a stream takes a `Turn` before it makes a large block. A turn reserves memory until the block is made, and all processes that
-share the memory see it. It lasts a second at most: a stream that has made nothing by then probably waits for something to send.
-An application that waits longer before it makes its block is not covered.
+share the memory see it. After a second it ends if nothing shows that the block is being made: the stream probably waits for
+something to send. An application that waits longer before it makes its block is not covered.
 
 A stream waits for a turn only while this process makes or sends another large block, since the memory of that block will be
 freed. Memory that other programs or the page cache use makes no stream wait.
@@ -36,13 +36,17 @@ _COST = 8
 _LIGHT = 65536  # bytes; a smaller block needs no turn
 _UNKNOWN = 4 * 1024**2  # bytes that are expected of a process's first block; a 64th of the limit if that is less
 _PATHS = 256  # the number of paths whose first blocks' sizes are remembered
-_GROWS = 16  # memory that grows in a second by this fraction of what a block needs shows that the block is being made
-_SEEN_AFTER = 0.1  # seconds until a new block shows in the gauge
+# In a second, one of these shows that a block is being made: memory has grown by this fraction of what the block needs, or its
+# thread has used so many seconds of a core. A thread that asks an empty queue each 10 ms uses 2 to 4 ms.
+_GROWS, _COMPUTES = 16, 0.01
+# Below this share of the limit memory is not read anew before each turn: that takes up to 110 us, and sending 128 KiB takes 50.
+_PLENTY = 0.25
 # Seconds that a stream waits while there is not enough memory for one block, and then the next stream: without the wait the
 # kernel would kill all streams. A client that reads 200 KB a second reads 5 MB in that time, whose memory is then free.
 # It holds for first blocks of paths with large ones too: when those waited for a second at most, the kernel killed each of four
 # runs with 100 clients of 5 MB in 256 MiB. None was killed where they waited for up to 35 s.
 _LONGEST_WAIT = 30.0
+_OF_A_THREAD = 6  # CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED of Linux' posix-timers.h, for clock_gettime(2)
 _LOOK_UP_EVERY = 0.1  # seconds; how soon the end of a pause is noticed
 _ASK_EVERY = (0.002, 0.05)  # seconds; how soon a free turn is noticed, at the beginning and later
 
@@ -55,6 +59,8 @@ class Turn:
     until: float = -math.inf
     first_of: str | None = None  # the path, if it is for a stream's first block
     used_before: int = 0  # bytes of used memory, when they were last compared
+    thread: int = 0  # its system's number for the thread that makes the block
+    computed_before: float = 0.0  # seconds of a core that the thread had used, when they were last compared
     is_made: bool = False  # the block is made
     reservations: Reservations | None = None  # where other processes see it
     place: int | None = None  # its place there
@@ -63,9 +69,9 @@ class Turn:
 class Turns:
     """The turns of this process. For all threads. After a fork it starts again without turns.
 
-    *read*: returns the used memory and its limit. The used and the reserved memory together stay below the mark *critical*,
-    unless there is only one turn. *short* is called when no turn is free. *shared*: returns a name for the memory, the same in
-    all processes that share it, or None if it is not shared. *folders*: see `Reservations`.
+    *read*: returns the used memory and its limit of a moment ago; *read_now*: of now. The used and the reserved memory together
+    stay below the mark *critical*, unless there is only one turn. *short* is called when no turn is free. *shared*: returns a
+    name for the memory, the same in all processes that share it, or None if it is not shared. *folders*: see `Reservations`.
     """
 
     def __init__(
@@ -73,12 +79,14 @@ class Turns:
         read: Callable[[], Reading],
         *,
         critical: float,
+        read_now: Callable[[], Reading] | None = None,
         short: Callable[[], object] = lambda: None,
         shared: Callable[[], str | None] = lambda: None,
         folders: tuple[Path, ...] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._critical, self._short, self._clock = read, critical, short, clock
+        self._read, self._read_now = read, read_now or read
+        self._critical, self._short, self._clock = critical, short, clock
         self._shared, self._folders = shared, folders
         self._beginning: dict[int, threading.Lock] = {}  # by process id: the parent's may have been held at the fork
         self._begin()
@@ -99,25 +107,20 @@ class Turns:
         self._expected_of: dict[str, int] = {}  # the same by path
         self._pid = os.getpid()  # last: other threads use all this once it is set
 
-    def maybe_begin(self, last: int, waited: float = 0.0, earlier: Turn | None = None, *, path: str = "") -> Turn | None:
+    def maybe_begin(self, last: int, waited: float = 0.0, *, path: str = "") -> Turn | None:
         """Return a turn for a stream whose last block had *last* bytes, 0 for a first block; None if it has to wait.
 
-        *waited*: the seconds that it has waited so far. *earlier*: the stream's turn before, whose memory can be used again.
-        The caller has to end the turn.
+        *waited*: the seconds that it has waited so far. The caller has to end the turn, and that of the block before first.
         """
         if self._pid != os.getpid():
             self._begin_after_fork()
-        reading = self._read()
         with self._lock:
-            now = self._clock()
-            if earlier is not None:
-                earlier.until = now
-            self._forget_old(now, reading.used)
+            reading = self._read()  # here: a thread may have waited long for the lock
             expected = last or self._expected_for(path)
             size = min(_UNKNOWN, reading.limit // 64) if expected is None else expected
             if size < _LIGHT:
                 return Turn()
-            turn = Turn(min(_COST * size, reading.limit), now + HOLDS_FOR, None if last else path, reading.used)
+            turn = Turn(min(_COST * size, reading.limit), self._clock() + HOLDS_FOR, None if last else path, reading.used)
             if self._take(turn, reading, waited):
                 return turn
         self._short()
@@ -148,24 +151,34 @@ class Turns:
         Return the turn if it has to be ended once more. Takes no lock: a garbage collection inside `maybe_begin` may end
         another stream, and its turn.
         """
-        now, ends = self._clock(), turn.until
-        turn.is_made, turn.until = True, min(ends, now + _SEEN_AFTER)
-        if turn.reservations is not None and turn.place is not None and now < ends:  # later the place may be another's
-            turn.reservations.end(turn.place, turn.until)
+        ends, turn.is_made, turn.until = turn.until, True, -math.inf
+        if turn.reservations is not None and turn.place is not None and self._clock() < ends:  # later it may be another's place
+            turn.reservations.end(turn.place)
         if is_being_sent:
             self._being_sent.add(turn)
             return turn
         self._being_sent.discard(turn)
         return None
 
-    def _forget_old(self, now: float, used: int) -> None:
+    def _forget_old(self, now: float) -> None:
         for turn in self._taken:
             if turn.until <= now and not turn.is_made:
-                if used - turn.used_before > turn.needs // _GROWS:  # it is being made, on a busy processor
-                    turn.until, turn.used_before = now + HOLDS_FOR, used
+                if self._is_being_made(turn):
+                    turn.place = self._reservations.begin(turn.needs, now + HOLDS_FOR)
+                    turn.until = now + HOLDS_FOR
                 elif turn.first_of is not None:  # the stream is silent
                     self.expect(turn.first_of, 0)
         self._taken = [turn for turn in self._taken if turn.until > now]
+
+    def _is_being_made(self, turn: Turn) -> bool:
+        """Return whether that shows since it was asked last."""
+        used_before, computed_before = turn.used_before, turn.computed_before
+        turn.used_before, turn.computed_before = self._read_now().used, _computed(turn.thread)
+        return (
+            turn.used_before - used_before > turn.needs // _GROWS
+            # A greenlet shares its thread with this one, so it makes nothing now.
+            or (turn.computed_before - computed_before > _COMPUTES and turn.thread != threading.get_native_id())
+        )
 
     def _take(self, turn: Turn, reading: Reading, waited: float) -> bool:
         """Reserve memory for *turn* if there is enough; return whether there is."""
@@ -176,14 +189,22 @@ class Turns:
             if not is_alone:
                 return False
             others = self._reservations.of_others(2 * reading.limit)
+            self._forget_old(self._clock())
             if not (self._has_room(turn.needs, reading, others, waited) or self._must_move(waited, others)):
                 return False
+            turn.thread, turn.computed_before = threading.get_native_id(), time.thread_time()
             self._taken.append(turn)
             turn.reservations = self._reservations
             turn.place = self._reservations.begin(turn.needs, turn.until)
         return True
 
     def _has_room(self, needs: int, reading: Reading, others: int, waited: float) -> bool:
+        """Return whether there is enough memory. Much may have happened since the *reading*, so that it may only deny."""
+        if not self._has_room_by(reading, needs, others, waited):
+            return False
+        return reading.used + needs < _PLENTY * reading.limit or self._has_room_by(self._read_now(), needs, others, waited)
+
+    def _has_room_by(self, reading: Reading, needs: int, others: int, waited: float) -> bool:
         ours = sum(turn.needs for turn in self._taken)
         if reading.used + ours + others + needs <= self._critical * reading.limit:
             return True
@@ -203,6 +224,14 @@ class Turns:
             return False
         self._forced_at = now
         return True
+
+
+def _computed(thread: int) -> float:
+    """Return the seconds of a core that a thread has used, by its system's number; 0 if that cannot be known."""
+    try:
+        return time.clock_gettime(~thread << 3 | _OF_A_THREAD)
+    except (OSError, OverflowError, AttributeError):  # the thread has ended, or it is not Linux
+        return 0.0
 
 
 def wait_for_memory(

@@ -168,6 +168,36 @@ def test_the_gauge_never_waits_for_a_thread_that_reads(group: Group) -> None:
     assert group.gauge.read() == Reading(250 * MiB, 512 * MiB)
 
 
+def test_a_reading_of_now_is_taken_at_once_and_kept(group: Group) -> None:
+    assert group.gauge.read_now().used == 150 * MiB
+    group.write(current=300 * MiB)
+    assert group.gauge.read_now().used == 250 * MiB
+    assert group.gauge.read().used == 250 * MiB
+
+
+def test_a_reading_of_now_waits_for_a_thread_that_reads() -> None:
+    begun, goes_on, readings = threading.Event(), threading.Event(), list[Reading]()
+
+    def read() -> tuple[int, int]:
+        is_first = not begun.is_set()
+        begun.set()
+        goes_on.wait(DEADLINE)
+        return 80 if is_first else 90, 100
+
+    gauge = MemoryGauge(read=read)
+    first = threading.Thread(target=gauge.read)
+    first.start()
+    assert begun.wait(DEADLINE)
+    second = threading.Thread(target=lambda: readings.append(gauge.read_now()))
+    second.start()
+    second.join(0.05)
+    assert not readings
+    goes_on.set()
+    second.join(DEADLINE)
+    first.join(DEADLINE)
+    assert readings == [Reading(90, 100)], "its own reading, not that of the first"
+
+
 def test_threads_wait_for_the_first_reading_only() -> None:
     begun, goes_on, readings = threading.Event(), threading.Event(), list[Reading]()
 

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+import sys
+import threading
+import time
+
 import pytest
 
 from ssemiddleware.memory.cgroup import Reading
-from ssemiddleware.memory.turns import Turn, Turns
+from ssemiddleware.memory.turns import Turn, Turns, _computed
+
+from ..applications import DEADLINE
 
 MB = 1_000_000
 
@@ -15,10 +21,14 @@ class Container:
 
     def __init__(self, used: int = 30 * MB, *, sends: bool = False) -> None:
         self.now, self.used, self.trims = 1000.0, used, 0
-        self.turns = Turns(self.read, critical=0.92, short=self.trim, clock=lambda: self.now)
+        self.seen = 0  # the used memory that was read last
+        self.turns = Turns(self.read, read_now=self.read_now, critical=0.92, short=self.trim, clock=lambda: self.now)
         self.sent = self.turns.end(Turn(), is_being_sent=True) if sends else None
 
     def read(self) -> Reading:
+        return Reading(self.seen or self.used, 256 * MB)
+
+    def read_now(self) -> Reading:
         return Reading(self.used, 256 * MB)
 
     def trim(self) -> None:
@@ -59,7 +69,6 @@ def test_a_stream_does_not_wait_for_memory_that_other_programs_use() -> None:
         turn = container.turns.maybe_begin(5 * MB)
         assert turn is not None
         container.turns.end(turn)
-        container.now += 0.11
 
 
 def test_a_stream_waits_while_a_large_block_is_being_sent() -> None:
@@ -67,7 +76,6 @@ def test_a_stream_waits_while_a_large_block_is_being_sent() -> None:
     turn = container.turns.maybe_begin(5 * MB)
     assert turn is not None
     assert container.turns.end(turn, is_being_sent=True) is turn
-    container.now += 0.11
     assert container.begin(1, last=5 * MB) == 0
     container.turns.end(turn)
     assert container.begin(1, last=5 * MB) == 1
@@ -131,24 +139,49 @@ def test_a_block_that_does_not_fit_is_made_alone() -> None:
     assert Container(used=178 * MB).begin(100, last=50 * MB) == 1
 
 
-def test_reserved_memory_is_free_once_the_block_shows_in_the_gauge() -> None:
+def test_reserved_memory_is_free_once_the_block_is_made() -> None:
     container = Container(used=200 * MB)
     turn = container.turns.maybe_begin(5 * MB)
     assert turn is not None
     assert container.begin(1, last=5 * MB) == 0
     container.turns.end(turn)
-    assert container.begin(1, last=5 * MB) == 0
-    container.now += 0.11
     assert container.begin(2, last=5 * MB) == 1
 
 
+def test_a_block_that_is_made_counts_although_the_last_reading_is_older() -> None:
+    container = Container(used=180 * MB)
+    container.seen = 180 * MB
+    turn = container.turns.maybe_begin(5 * MB)
+    assert turn is not None
+    container.used += 25 * MB
+    container.turns.end(turn, is_being_sent=True)
+    assert container.begin(1, last=5 * MB) == 0
+
+
+def test_while_memory_is_plenty_it_is_not_read_anew() -> None:
+    container = Container()
+    container.turns._read_now = lambda: pytest.fail("read")
+    assert container.begin(5, last=200_000) == 5
+
+
+def test_a_thread_that_waited_for_the_lock_goes_by_what_is_used_afterwards() -> None:
+    container, taken = Container(sends=True), list[Turn | None]()
+    with container.turns._lock:
+        waiting = threading.Thread(target=lambda: taken.append(container.turns.maybe_begin(5 * MB)))
+        waiting.start()
+        waiting.join(0.1)
+        container.used = container.seen = 250 * MB
+    waiting.join(DEADLINE)
+    assert taken == [None]
+
+
 def test_a_stream_that_makes_one_block_after_another_reserves_memory_once() -> None:
-    container, turn = Container(used=180 * MB), None
+    container = Container(used=180 * MB)
     for _ in range(100):
-        turn = container.turns.maybe_begin(5 * MB, earlier=turn)
+        turn = container.turns.maybe_begin(5 * MB)
         assert turn is not None
+        container.turns.end(turn, is_being_sent=True)
         container.turns.end(turn)
-        container.now += 0.001
 
 
 def test_a_silent_stream_makes_the_others_wait_for_a_second_only() -> None:
@@ -191,7 +224,6 @@ def test_a_turn_may_end_inside_a_garbage_collection_while_another_begins() -> No
     assert turn is not None
     with container.turns._lock:
         container.turns.end(turn)
-    container.now += 0.11
     assert container.begin(1, last=5 * MB) == 1
 
 
@@ -221,5 +253,46 @@ def test_a_slow_later_block_keeps_its_turn_while_memory_grows() -> None:
     container.now += 1.0
     assert container.begin(1, last=5 * MB) == 0
     container.turns.end(turn)
-    container.now += 0.11
     assert container.begin(1, last=5 * MB) == 1, "its block is made, whatever memory does"
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="only Linux tells how long another thread has computed")
+def test_a_slow_block_keeps_its_turn_while_its_thread_computes() -> None:
+    container, computes, rests, may_end = Container(used=220 * MB), *(threading.Event() for _ in range(3))
+
+    def make() -> None:
+        assert container.turns.maybe_begin(5 * MB) is not None
+        while time.thread_time() < 0.1:
+            pass
+        computes.set()
+        rests.wait(DEADLINE)
+        may_end.wait(DEADLINE)
+
+    thread = threading.Thread(target=make)
+    thread.start()
+    try:
+        assert computes.wait(DEADLINE)
+        container.now += 1.0
+        assert container.begin(1, last=5 * MB) == 0
+        rests.set()
+        container.now += 1.0
+        assert container.begin(1, last=5 * MB) == 1, "it has done nothing for a second"
+    finally:
+        rests.set()
+        may_end.set()
+        thread.join(DEADLINE)
+
+
+@pytest.mark.parametrize("thread", [2**22 + 1, 2**40, 2**70], ids="{:#x}".format)  # Linux' highest number is 2**22
+def test_a_thread_that_is_not_there_has_not_computed(thread: int) -> None:
+    assert _computed(thread) == 0
+
+
+def test_a_greenlet_s_turn_does_not_depend_on_what_others_of_its_thread_compute() -> None:
+    container = Container(used=220 * MB)
+    assert container.turns.maybe_begin(5 * MB) is not None
+    began = time.thread_time()
+    while time.thread_time() < began + 0.1:
+        pass
+    container.now += 1.0
+    assert container.begin(1, last=5 * MB) == 1
