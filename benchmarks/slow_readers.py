@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import http.client
-import json
 import socket
 import threading
 import time
@@ -13,6 +12,7 @@ from contextlib import contextmanager, suppress
 from ssemiddleware.reading import EventReader
 
 from .reading import connect
+from .shapes import check_orders
 
 _AT_ONCE = 10_000  # bytes of one read
 _RECEIVE_BUFFER = 65536  # bytes that the kernel holds for a client that is slow
@@ -78,7 +78,7 @@ class SlowReader:
         began = time.monotonic()
         while not self._given_up.is_set() and (block := response.read1(_AT_ONCE)):
             for event in reader.feed(block):
-                json.loads(event.data)  # it is whole
+                check_orders(event.data)
                 self._events, self._last_event_id = self._events + 1, reader.last_event_id
             if self._events >= self._count:
                 self.served_at = time.monotonic()
