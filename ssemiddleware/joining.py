@@ -196,10 +196,10 @@ class JoiningStream(EventStream):
         return self._pass_on(service, block)
 
     def _look(self, service: Service, size: int) -> None:
-        """Have memory and the end checked before the next pull, if that is due."""
+        """Have the end checked before the next pull, if that is due."""
         if not service.is_quick:  # blocks that are looked into have this done for each
             service.hold_little(size)
-            if service.is_overlooked() or not service.pulls.may_continue(size):
+            if service.is_overlooked():
                 self._followed = 0
         elif service.carried.quick_bytes + size > self._look_at and not self._has_looked(service, size):
             service.is_quick = False

@@ -17,7 +17,7 @@ from .stats import REFUSED_BY, Stats
 if TYPE_CHECKING:
     from .memory import State
 
-_STATES: dict[State | None, int] = {None: 0, "normal": 0, "high": 1, "critical": 2}
+_STATES: dict[State | None, int] = {None: 0, "normal": 0, "critical": 1}
 
 
 class Metric(NamedTuple):
@@ -168,7 +168,7 @@ METRICS_OF_MEMORY = (  # not with ``memory=None``
         "ssemiddleware_memory_state",
         "ssemiddleware.memory.state",
         "1",
-        "State of the memory: 0 normal, 1 high (streams of large blocks wait), 2 critical.",
+        "State of the memory: 0 normal, 1 critical (one large event is made at a time).",
         lambda stats: {"": _STATES[stats.memory_state]},
         across="livemax",
     ),

@@ -51,7 +51,7 @@ class SSEMiddleware:
 
     *max_block*: bytes of the largest block that the server gets, 16 or more. A larger one is cut, between events if possible.
 
-    *memory*: the `MemoryGovernor` that slows streams of large events down when memory is low. None turns it off.
+    *memory*: the `MemoryGovernor` that limits how many large events are made at once when memory is low. None turns it off.
 
     *max_streams*: how many streams may be open in one process. None means three quarters of the server's threads, so that
     ordinary requests always find a free one, and no limit where the server has no fixed number of threads.

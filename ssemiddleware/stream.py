@@ -96,8 +96,8 @@ class EventStream:
             self._start.abandon()
 
     def _has_looked(self, service: Service, size: int) -> bool:
-        """Check memory and the end after many small blocks, or a larger one. Return False if there is more to do."""
-        if size > service.wire.quick_size or service.is_overlooked() or not service.pulls.may_continue(size):  # type: ignore[union-attr]
+        """Check the end after many small blocks, or a larger one. Return False if there is more to do."""
+        if size > service.wire.quick_size or service.is_overlooked():  # type: ignore[union-attr]
             return False
         service.hold_little(size)
         self._look_at = service.carried.quick_bytes + size + QUICK

@@ -710,7 +710,7 @@ def test_nothing_of_a_request_outlives_it(kind: tuple[str, str], request_: dict[
 
 @all_requests
 def test_memory_pressure_concerns_no_response_but_event_streams(request_: dict[str, str]) -> None:
-    governor = MemoryGovernor(read=lambda: (2000, 1000), pause=1e6)
+    governor = MemoryGovernor(read=lambda: (2000, 1000))
     assert respond(application_of(Blocks([b"<html>"] * 9), HTML), request_, memory=governor).body() == b"<html>" * 9
 
     def lazy(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:

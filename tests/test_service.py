@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 from ssemiddleware import MemoryGovernor, read_events
 from ssemiddleware.ending import StreamBroken
 from ssemiddleware.event_stream import BOM, HEARTBEAT
+from ssemiddleware.memory import Turn
 from ssemiddleware.servers.connection import Progress
 
 from .applications import ANNOUNCED, DATASTAR, EVENT_SOURCE, EVENT_STREAM, MCP
@@ -1021,19 +1022,30 @@ def test_the_worker_is_reported_alive_as_long_as_the_client_is_connected() -> No
 # -- memory
 
 
-def test_a_stream_waits_while_memory_is_low_and_each_wait_is_limited() -> None:
-    governor = MemoryGovernor(read=lambda: (2000, 1000), pause=0.02)
-    exchange = Exchange(script(EVENT, *[b"data: " + b"x" * 70_000 + b"\n\n"] * 5), FETCH, memory=governor)
+LARGE = b"data: " + b"x" * 200_000 + b"\n\n"
+
+
+@pytest.fixture
+def full_memory() -> Iterator[MemoryGovernor]:
+    """Full memory, while another stream sends a large block."""
+    governor = MemoryGovernor(read=lambda: (250, 256))
+    turn = governor.turns.end(Turn(), is_being_sent=True)
+    yield governor
+    assert turn is not None  # it is kept until here
+
+
+def test_a_stream_waits_for_its_turn_and_each_wait_is_limited(full_memory: MemoryGovernor) -> None:
+    exchange = Exchange(script(LARGE, EVENT), FETCH, memory=full_memory)
     began = exchange.clock.now
-    assert len(b"".join(exchange.rest())) == 9 + 5 * 70_008
-    assert exchange.clock.now > began
+    assert b"".join(exchange.rest()) == LARGE + EVENT
+    assert 30 <= exchange.clock.now - began < 31
 
 
 @pytest.mark.parametrize("way", [disconnects, stops])
-def test_a_stream_that_waits_for_memory_sees_that_it_must_end(way: Callable[[Exchange], None]) -> None:
-    governor = MemoryGovernor(read=lambda: (250, 256), pause=1e6)
-    large = b"data: " + b"x" * 70_000 + b"\n\n"
-    exchange = Exchange(script(large, EVENT), EVENT_SOURCE, memory=governor)
+def test_a_stream_that_waits_for_memory_sees_that_it_must_end(
+    way: Callable[[Exchange], None], full_memory: MemoryGovernor
+) -> None:
+    exchange = Exchange(script(LARGE, EVENT), EVENT_SOURCE, memory=full_memory)
     exchange.next()
     way(exchange)
     exchange.rest()

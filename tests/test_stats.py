@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from ssemiddleware import Event, Fragment, MemoryGovernor, SSEMiddleware, Stats, Stream
 from ssemiddleware.admission import Admission
+from ssemiddleware.memory import Turn
 from ssemiddleware.servers.server import Server
 from ssemiddleware.stats import Carried
 from ssemiddleware.testing import open_stream
@@ -228,12 +229,16 @@ def test_a_lazily_started_stream_is_counted(request_: dict[str, str]) -> None:
 
 @both_paths
 def test_waits_for_memory_are_counted_with_their_seconds(request_: dict[str, str]) -> None:
-    memory = MemoryGovernor(read=lambda: (85, 100), pause=1e-3)
-    large = b"data: " + b"x" * 70_000 + b"\n\n"
+    memory = MemoryGovernor(read=lambda: (95, 100))
+    turn = memory.turns.end(Turn(), is_being_sent=True)  # another stream's
+    sent = threading.Timer(0.05, lambda: turn and memory.turns.end(turn))
+    sent.start()
+    large = b"data: " + b"x" * 200_000 + b"\n\n"
     stats = stats_after(application_of(Blocks([large, b"data: 1\n\n"])), request_, memory=memory)
+    sent.join()
     assert stats.pauses >= 1
     assert stats.paused_seconds > 0
-    assert (stats.memory_used, stats.memory_limit, stats.memory_state) == (85, 100, "high")
+    assert (stats.memory_used, stats.memory_limit, stats.memory_state) == (95, 100, "critical")
 
 
 # -- how streams end

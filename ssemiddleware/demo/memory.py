@@ -55,10 +55,9 @@ def memory_readings(
 
 
 def memory_now(governor: MemoryGovernor) -> dict[str, object]:
-    """Return what is used of how much, the marks, all in bytes, and the state between them."""
+    """Return what is used of how much, the mark, all in bytes, and whether it is reached."""
     used, limit = governor.read()
-    marks = {name: round(limit * getattr(governor, name)) for name in ("high", "critical")}
-    return {"used": used, "limit": limit, **marks, "state": governor.state}
+    return {"used": used, "limit": limit, "critical": round(limit * governor.critical), "state": governor.state}
 
 
 def streams_now(wrapped: Sequence[SSEMiddleware]) -> dict[str, object]:

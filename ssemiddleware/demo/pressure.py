@@ -10,7 +10,7 @@ from contextlib import contextmanager
 
 import psutil
 
-from ssemiddleware.memory import MemoryGauge, MemoryGovernor, give_back_memory
+from ssemiddleware.memory import MemoryGauge, MemoryGovernor
 
 LASTS = 15.0  # seconds: fifteen ticks of a ticker, so that it is seen to go on
 _PIECE = bytes(1 << 20)  # written at a time, so that other threads run in between
@@ -22,7 +22,7 @@ class PressureRefused(Exception):
 
 
 class Pressure:
-    """Fills the process up to halfway between the *governor*'s high and critical mark: there streams of large blocks wait.
+    """Fills the process up to halfway between the *governor*'s mark and its limit: there one large event is made at a time.
 
     One at a time. It lasts for *lasts* seconds. It ends when `seconds_left` is asked after that time, or when the last user of
     `watched` has gone. Any thread may call anything.
@@ -76,9 +76,8 @@ class Pressure:
 
     def _missing(self) -> int:
         """Return the bytes that are missing to the goal: at most the limit."""
-        give_back_memory()  # as the governor does above its high mark; otherwise these bytes would be missing later
         limit = self._governor.read().limit
-        size = int(limit * (self._governor.high + self._governor.critical) / 2) - psutil.Process().memory_info().rss
+        size = int(limit * (self._governor.critical + 1) / 2) - psutil.Process().memory_info().rss
         if size <= 0:
             raise PressureRefused("Its memory is that full already.")
         allowed = MemoryGauge().read()  # by the container, else by the machine

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
 
-from .turns import Turn, wait_for_memory
+from .turns import Turn, wait_for_turn
 
 if TYPE_CHECKING:
     from .governor import MemoryGovernor
@@ -43,15 +43,14 @@ class Pulls:
 
     def wait(self, must_stop: Callable[[float], bool]) -> bool:
         """Wait for memory if it is low. Return False if *must_stop* became true meanwhile: then nothing must be pulled."""
-        governor, size = self._governor, self._last or 0
+        governor = self._governor
         if governor is None:
             return True
         self.close()  # the last block has been sent
-        if not governor.next_pause(size) and self._has_turn(governor):
+        if self._has_turn(governor):
             return True
-        pause, has_turn = partial(governor.next_pause, size), partial(self._has_turn, governor)
-        waited = wait_for_memory(pause, has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock)
-        self._paused(waited)
+        has_turn = partial(self._has_turn, governor)
+        self._paused(wait_for_turn(has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock))
         return not must_stop(self._clock())
 
     def _has_turn(self, governor: MemoryGovernor, waited: float = 0.0) -> bool:
@@ -60,13 +59,6 @@ class Pulls:
         if turns.expects_large(self._path) if size is None else size > self._large:
             self._turn = turns.maybe_begin(size or 0, waited, path=self._path)
             return self._turn is not None
-        return True
-
-    def may_continue(self, size: int) -> bool:
-        """Return whether the next block needs no wait after a small one of *size* bytes. If so, this one is noted."""
-        if self._governor is not None and self._governor.next_pause(size):
-            return False
-        self._last = size
         return True
 
     def note_block(self, size: int) -> None:

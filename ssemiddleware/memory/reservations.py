@@ -36,7 +36,7 @@ _PLACES = 256  # each for one reservation
 # machine. At 32 bytes no reservation crosses a page boundary, so none is read while it is half written.
 _RESERVATION = struct.Struct("=8s8sQd")
 _ENDED = struct.pack("=d", 0.0)
-_LOCKED_OUT = 10  # attempts in vain, one after the other. A stream that waits makes 20 in a second
+_LOCKED_OUT = 10  # failed attempts, one after the other. A stream that waits makes 20 in a second
 
 
 class Reservations:
@@ -59,7 +59,7 @@ class Reservations:
         self._is_alone = name is None or fcntl is None
         self._free: list[int] = []  # free places, when the file was read last
         self._locked_since = 0.0  # when another process was first seen to hold the lock
-        self._locked_out = 0  # attempts in vain since then
+        self._locked_out = 0  # failed attempts since then
         with self._alone_on_failure():
             if not self._is_alone:
                 self._file = self._open()

@@ -1,8 +1,8 @@
 """Which streams may make a large block now: only as many at the same time as there is memory for.
 
-To make a large event takes many times the memory of the finished event, and no gauge can know beforehand how much. A pause
-before the pull does not help: streams that start together, or whose clients read at the same speed, all pull when it is over.
-So a stream takes a `Turn` before it makes a large block. A turn reserves memory until the block is made, and all processes that
+To make a large event takes many times the memory of the finished event, and no gauge can know beforehand how much. To slow all
+streams down does not help: those that start together, or whose clients read at the same speed, all pull at the same time. So a
+stream takes a `Turn` before it makes a large block. A turn reserves memory until the block is made, and all processes that
 share the memory see it. After a second it ends if nothing shows that the block is being made: the stream probably waits for
 something to send. An application that waits longer before it makes its block is not covered.
 
@@ -10,7 +10,8 @@ A stream waits for a turn only while this process makes or sends another large b
 freed. Memory that other programs or the page cache use makes no stream wait.
 
 >>> from ssemiddleware.memory.cgroup import Reading
->>> turns = Turns(lambda: Reading(used=200_000_000, limit=256_000_000), critical=0.92)
+>>> reading = Reading(used=200_000_000, limit=256_000_000)
+>>> turns = Turns(lambda: reading, lambda: reading, critical=0.92)
 >>> turn = turns.maybe_begin(5_000_000)
 >>> turns.maybe_begin(5_000_000) is None
 True
@@ -47,7 +48,6 @@ _PLENTY = 0.25
 # runs with 100 clients of 5 MB in 256 MiB. None was killed where they waited for up to 35 s.
 _LONGEST_WAIT = 30.0
 _OF_A_THREAD = 6  # CPUCLOCK_PERTHREAD_MASK | CPUCLOCK_SCHED of Linux' posix-timers.h, for clock_gettime(2)
-_LOOK_UP_EVERY = 0.1  # seconds; how soon the end of a pause is noticed
 _ASK_EVERY = (0.002, 0.05)  # seconds; how soon a free turn is noticed, at the beginning and later
 
 
@@ -70,23 +70,21 @@ class Turns:
     """The turns of this process. For all threads. After a fork it starts again without turns.
 
     *read*: returns the used memory and its limit of a moment ago; *read_now*: of now. The used and the reserved memory together
-    stay below the mark *critical*, unless there is only one turn. *short* is called when no turn is free. *shared*: returns a
-    name for the memory, the same in all processes that share it, or None if it is not shared. *folders*: see `Reservations`.
+    stay below the mark *critical*, unless there is only one turn. *shared*: returns a name for the memory, the same in all
+    processes that share it, or None if it is not shared. *folders*: see `Reservations`.
     """
 
     def __init__(
         self,
         read: Callable[[], Reading],
+        read_now: Callable[[], Reading],
         *,
         critical: float,
-        read_now: Callable[[], Reading] | None = None,
-        short: Callable[[], object] = lambda: None,
         shared: Callable[[], str | None] = lambda: None,
         folders: tuple[Path, ...] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._read, self._read_now = read, read_now or read
-        self._critical, self._short, self._clock = critical, short, clock
+        self._read, self._read_now, self._critical, self._clock = read, read_now, critical, clock
         self._shared, self._folders = shared, folders
         self._beginning: dict[int, threading.Lock] = {}  # by process id: the parent's may have been held at the fork
         self._begin()
@@ -121,10 +119,7 @@ class Turns:
             if size < _LIGHT:
                 return Turn()
             turn = Turn(min(_COST * size, reading.limit), self._clock() + HOLDS_FOR, None if last else path, reading.used)
-            if self._take(turn, reading, waited):
-                return turn
-        self._short()
-        return None
+            return turn if self._take(turn, reading, waited) else None
 
     def expects_large(self, path: str = "") -> bool:
         """Return whether a stream's first block is expected to be large, as one was lately. Takes no lock."""
@@ -234,26 +229,19 @@ def _computed(thread: int) -> float:
         return 0.0
 
 
-def wait_for_memory(
-    pause: Callable[[], float],
+def wait_for_turn(
     has_turn: Callable[[float], bool],
     *,
     is_over: Callable[[float], bool],
     sleep: Callable[[float], object],
     clock: Callable[[], float] = time.monotonic,
 ) -> float:
-    """Wait before a pull: for the seconds that *pause* returns, and then until *has_turn*. Return the seconds waited.
+    """Wait until *has_turn*, which gets the seconds waited so far. Return the seconds waited.
 
-    *pause* is asked again while it lasts, and 0 ends it. *has_turn* gets the seconds waited. *is_over* gets the time, and
-    returns whether to stop waiting. One sleep takes a tenth of a second at most.
+    *is_over* gets the time, and returns whether to stop waiting. One sleep takes a twentieth of a second at most.
     """
     began = now = clock()
-    until = now + pause()
-    while not is_over(now):
-        if now >= until or not pause():
-            if has_turn(now - began):
-                break
-            until = now + min(_ASK_EVERY[1], max(_ASK_EVERY[0], (now - began) / 4))
-        sleep(min(_LOOK_UP_EVERY, max(0.0, until - now)))
+    while not is_over(now) and not has_turn(now - began):
+        sleep(min(_ASK_EVERY[1], max(_ASK_EVERY[0], (now - began) / 4)))
         now = clock()
     return now - began

@@ -81,7 +81,7 @@ def test_webkit_is_spared_a_line_that_would_stop_its_tab(browser: Browser, demo:
     assert card["result"].endswith("Both are equal to what was sent. Plain was left out.")
 
 
-# Presses the button of the memory card, waits until the state is high, then for events on all wrapped tickers, then presses
+# Presses the button of the memory card, waits until the state is critical, then for events on all wrapped tickers, then presses
 # again to end it early, and waits for the state to be normal and for the tickers to go on.
 PRESSURE = """
 const text = id => document.getElementById(id).textContent;
@@ -106,7 +106,7 @@ const button = document.getElementById("pressure-button");
 await tickOn();
 const steps = [shown()];
 button.click();
-await until(() => text("memory-level").startsWith("high") && button.textContent.startsWith("End"));
+await until(() => text("memory-level").startsWith("critical") && button.textContent.startsWith("End"));
 await tickOn();
 steps.push(shown());
 button.click();
@@ -121,7 +121,7 @@ def test_under_pressure_the_wrapped_tickers_go_on(browser: Browser, demo: Server
     before, during, after = cast("list[dict[str, Any]]", browser.run(PRESSURE, timeout=WITHIN))
     assert [step["level"] for step in (before, during, after)] == [
         "normal: no stream waits",
-        "high: large events wait",
+        "critical: one large event is made at a time",
         "normal: no stream waits",
     ]
     assert [step["button"] for step in (before, during, after)] == [
@@ -133,8 +133,8 @@ def test_under_pressure_the_wrapped_tickers_go_on(browser: Browser, demo: Server
     assert re.fullmatch("[0-9]+ s left", during["left"])
     assert [during["note"], after["note"]] == ["The process is under pressure.", "It is over: all was given back at once."]
     assert before["waits"] == during["waits"] == after["waits"], "small events do not wait"
-    assert re.fullmatch("4[0-9]{2}[.][0-9] MB of 536.9 MB, 8[0-9] %", during["meter"])
-    marks = "Lines: high 429 MB (80 %), critical 494 MB (92 %), limit 537 MB."
+    assert re.fullmatch("5[0-9]{2}[.][0-9] MB of 536.9 MB, 9[0-9] %", during["meter"])
+    marks = "Lines: critical 494 MB (92 %), limit 537 MB."
     assert all(step["graph"].endswith(marks) for step in (before, during, after))
     assert all(during["testsAreDisabled"])
     assert not any(before["testsAreDisabled"] + after["testsAreDisabled"])
@@ -151,7 +151,7 @@ const test = document.querySelector("[data-run]");
 const shown = () => [text("memory-level"), text("pressure-button"), text("pressure-note"), test.disabled];
 await until(() => document.querySelector("#curl-lines li") && text("memory-level").startsWith("normal"));
 document.getElementById("pressure-button").click();
-await until(() => text("memory-level").startsWith("high") && text("pressure-button").startsWith("End"));
+await until(() => text("memory-level").startsWith("critical") && text("pressure-button").startsWith("End"));
 document.getElementById("memory-button").click();
 const stopped = shown();
 document.getElementById("memory-button").click();

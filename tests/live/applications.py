@@ -303,7 +303,7 @@ HEARTBEAT = 0.5  # seconds, two ticks of the watcher: a test need not wait long
 SLOW_HEARTBEAT = 3.0  # seconds, so that none comes because a machine is busy
 
 # Others may use nearly all of the machine meanwhile: streams wait only where it is all but full.
-AMPLE = MemoryGovernor(high=0.98, critical=0.99)
+AMPLE = MemoryGovernor(critical=0.99)
 
 app = SSEMiddleware(play, memory=AMPLE)
 app_with_heartbeats = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=AMPLE)
@@ -313,9 +313,7 @@ app_that_joins_and_compresses = SSEMiddleware(play, memory=AMPLE, join=0.02, com
 app_with_a_heartbeat_a_second = SSEMiddleware(play, heartbeat=1.0, memory=AMPLE)
 app_with_slow_heartbeats = SSEMiddleware(play, heartbeat=SLOW_HEARTBEAT, memory=AMPLE)
 FILLED = [0]  # percent
-wrapped_under_pressure = SSEMiddleware(
-    play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100), pause=3.0)
-)
+wrapped_under_pressure = SSEMiddleware(play, heartbeat=HEARTBEAT, memory=MemoryGovernor(read=lambda: (FILLED[0], 100)))
 app_for_many = SSEMiddleware(play, max_streams=1000, memory=AMPLE)
 app_for_six_tabs = SSEMiddleware(play, max_streams_per=(6, lambda environ: environ.get("HTTP_X_USER")), memory=AMPLE)
 app_with_a_lease = SSEMiddleware(play, lease=2.0, retry=300, memory=AMPLE)

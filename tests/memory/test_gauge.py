@@ -254,7 +254,7 @@ def test_a_failed_reading_is_tried_again_only_after_100_ms(group: Group) -> None
 def test_without_any_reading_the_share_is_0_and_no_stream_waits(group: Group, caplog: pytest.LogCaptureFixture) -> None:
     group.write(current="many")
     assert [group.next_reading().share for _ in range(3)] == [0, 0, 0]
-    assert MemoryGovernor(read=group.gauge.read).next_pause(65536) == 0
+    assert MemoryGovernor(read=group.gauge.read).turns.maybe_begin(5_000_000) is not None
     assert len(caplog.records) == 1
 
 

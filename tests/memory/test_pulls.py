@@ -17,10 +17,10 @@ KB, MB = 1000, 1_000_000
 class Memory:
     """A container of 256 MB that is as full as a test says. Waiting streams move its clock, and `log` has their waits."""
 
-    def __init__(self, share: float = 0.1, *, pause: float = 1.0) -> None:
+    def __init__(self, share: float = 0.1) -> None:
         self.share, self.clock = share, Clock()
         self.reads = 0
-        self.governor = MemoryGovernor(read=self.read, clock=self.clock, pause=pause)
+        self.governor = MemoryGovernor(read=self.read, clock=self.clock)
         self.log: list[float] = []
 
     def read(self) -> tuple[int, int]:
@@ -58,27 +58,6 @@ def test_no_stream_waits_while_there_is_memory() -> None:
     assert memory.log == []
 
 
-def test_a_pull_waits_as_long_as_the_governor_says() -> None:
-    memory = Memory(0.85)
-    pulls = memory.pulls()
-    pulls.note_block(100 * KB)
-    assert pulls.wait(goes_on)
-    assert memory.log == [pytest.approx(memory.governor.next_pause(100 * KB))]
-
-
-def test_a_wait_ends_as_soon_as_there_is_memory() -> None:
-    memory = Memory(0.95)
-
-    def sleep(seconds: float) -> None:
-        memory.clock.now += seconds
-        memory.share = 0.1
-
-    pulls = Pulls(memory.governor, large=131072, paused=memory.log.append, clock=memory.clock, sleep=sleep)
-    pulls.note_block(100 * KB)
-    assert pulls.wait(goes_on)
-    assert memory.log[0] < 0.2
-
-
 @pytest.mark.parametrize("share", [0.79, 0.85, 0.91, 0.95, 0.99, 1.2])
 def test_small_events_and_a_first_event_never_wait_for_memory(share: float) -> None:
     memory = Memory(share)
@@ -87,15 +66,7 @@ def test_small_events_and_a_first_event_never_wait_for_memory(share: float) -> N
         for _ in range(1100):
             assert pulls.wait(goes_on)
             pulls.note_block(60)
-            assert pulls.may_continue(60)
     assert memory.log == []
-
-
-def test_a_quick_block_that_is_not_small_may_need_a_wait() -> None:
-    memory = Memory(0.95)
-    pulls = memory.pulls()
-    assert pulls.may_continue(60)
-    assert not pulls.may_continue(60 * KB)
 
 
 def test_memory_is_not_read_for_small_events() -> None:
@@ -111,14 +82,40 @@ def test_memory_is_not_read_for_small_events() -> None:
     assert memory.reads == before
 
 
-@pytest.mark.parametrize("size", [100 * KB, 10 * MB], ids=["pauses", "no turn is free"])
-def test_a_stream_that_must_end_does_not_pull(size: int) -> None:
-    memory = Memory(0.95 if size < MB else 0.85)
+@pytest.mark.parametrize("size", [60, 10 * KB, 64 * KB, 128 * KB, 10 * MB])
+@pytest.mark.parametrize("share", [0.85, 0.99])
+def test_a_stream_alone_never_waits_whatever_others_use(size: int, share: float) -> None:
+    memory = Memory(share)
+    pulls = memory.pulls()
+    for _ in range(100):
+        assert pulls.wait(goes_on)
+        pulls.note_block(size)
+    assert memory.log == []
+
+
+def test_a_stream_that_must_end_does_not_pull() -> None:
+    memory = Memory(0.85)
     slow, pulls = memory.pulls(), memory.pulls()
     slow.note_block(10 * MB)  # its client reads slowly
-    pulls.note_block(size)
+    pulls.note_block(10 * MB)
     assert not pulls.wait(lambda now: now > 1000.2)
     assert 0.15 < memory.log[0] < 0.4
+
+
+def test_a_wait_ends_as_soon_as_a_turn_is_free() -> None:
+    memory = Memory(0.85)
+    slow = memory.pulls()
+
+    def sleep(seconds: float) -> None:
+        memory.clock.now += seconds
+        if memory.clock.now > 1002:
+            slow.close()  # its block has been sent
+
+    slow.note_block(10 * MB)
+    pulls = Pulls(memory.governor, large=131072, paused=memory.log.append, clock=memory.clock, sleep=sleep)
+    pulls.note_block(10 * MB)
+    assert pulls.wait(goes_on)
+    assert memory.log == [pytest.approx(2.0, abs=0.06)]
 
 
 def test_a_large_block_is_being_sent_until_the_next_is_pulled_or_the_stream_ends() -> None:
@@ -159,7 +156,6 @@ def test_a_turn_ends_when_its_block_has_come_and_when_the_stream_ends() -> None:
         pulls.wait(goes_on)
         assert memory.turns_taken == 1
         pulls.note_block(size)
-        memory.clock.now += 0.11  # by then the block shows in the gauge
         assert memory.turns_taken == 0
 
 

@@ -39,8 +39,12 @@ class Processes:
         return Reservations(name, folders=(self.folder,), clock=self.clock)
 
     def turns(self, used: Callable[[], int] = lambda: 30 * MB) -> Turns:
+        def read() -> Reading:
+            return Reading(used(), 256 * MB)
+
         return Turns(
-            lambda: Reading(used(), 256 * MB),
+            read,
+            read,
             critical=0.92,
             shared=lambda: "machine",
             folders=(self.folder,),
@@ -314,8 +318,10 @@ from pathlib import Path
 from ssemiddleware.memory.cgroup import Reading
 from ssemiddleware.memory.turns import Turns
 
+reading = Reading(30_000_000, 256_000_000)
 turns = Turns(
-    lambda: Reading(30_000_000, 256_000_000),
+    lambda: reading,
+    lambda: reading,
     critical=0.92,
     shared=lambda: "machine",
     folders=(Path(sys.argv[1]),),

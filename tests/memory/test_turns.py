@@ -20,9 +20,9 @@ class Container:
     """A container of 256 MB, its used memory, and a clock that only a test moves."""
 
     def __init__(self, used: int = 30 * MB, *, sends: bool = False) -> None:
-        self.now, self.used, self.trims = 1000.0, used, 0
+        self.now, self.used = 1000.0, used
         self.seen = 0  # the used memory that was read last
-        self.turns = Turns(self.read, read_now=self.read_now, critical=0.92, short=self.trim, clock=lambda: self.now)
+        self.turns = Turns(self.read, self.read_now, critical=0.92, clock=lambda: self.now)
         self.sent = self.turns.end(Turn(), is_being_sent=True) if sends else None
 
     def read(self) -> Reading:
@@ -30,9 +30,6 @@ class Container:
 
     def read_now(self) -> Reading:
         return Reading(self.used, 256 * MB)
-
-    def trim(self) -> None:
-        self.trims += 1
 
     def begin(self, streams: int, last: int = 0, waited: float = 0.0) -> int:
         """Return how many of so many streams get a turn."""
@@ -202,12 +199,6 @@ def test_when_no_block_fits_one_is_made_after_half_a_minute() -> None:
     assert container.turns.maybe_begin(5 * MB, waited=59.9) is None  # one at a time
     container.now += 0.2
     assert container.turns.maybe_begin(5 * MB, waited=60.1) is not None
-
-
-def test_each_stream_that_has_to_wait_lets_the_allocator_return_memory() -> None:
-    container = Container(used=240 * MB, sends=True)
-    assert container.begin(3, last=5 * MB) == 0
-    assert container.trims == 3
 
 
 def test_a_forked_process_starts_again_without_turns() -> None:

@@ -3,10 +3,9 @@
 import { STATES, UNNAMED_EVENT, byId, closeStream, megabytes, now, openStream, showState, troubleOf, whole } from "./shared.js";
 
 const GRAPH_SECONDS = 120;
-const MARKS = ["high", "critical", "limit"];
+const MARKS = ["critical", "limit"];
 const STATES_IN_WORDS = {
   normal: "normal: no stream waits",
-  high: "high: large events wait",
   critical: "critical: one large event is made at a time",
   last: "last reading",
 };
