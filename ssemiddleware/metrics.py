@@ -17,7 +17,7 @@ from .stats import REFUSED_BY, Stats
 if TYPE_CHECKING:
     from .memory import State
 
-_STATES: dict[State | None, int] = {None: 0, "normal": 0, "critical": 1}
+STATES: dict[State | None, int] = {None: 0, "normal": 0, "critical": 1}
 
 
 class Metric(NamedTuple):
@@ -169,7 +169,7 @@ METRICS_OF_MEMORY = (  # not with ``memory=None``
         "ssemiddleware.memory.state",
         "1",
         "State of the memory: 0 normal, 1 critical (one large event is made at a time).",
-        lambda stats: {"": _STATES[stats.memory_state]},
+        lambda stats: {"": STATES[stats.memory_state]},
         across="livemax",
     ),
 )

@@ -20,7 +20,7 @@ import threading
 import types
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from flask import Flask, Response, request
@@ -33,6 +33,7 @@ from benchmarks import kernel_settings, load
 from benchmarks.applications import served
 from ssemiddleware import Event, SSEMiddleware, ending, metrics, read_events, servers, wrap
 from ssemiddleware.demo.flask_streams import create_flask_app
+from ssemiddleware.memory import State
 from ssemiddleware.oversized.fragment import Fragmenting
 from ssemiddleware.servers import _KNOWN
 from ssemiddleware.servers.a2wsgi import A2wsgi
@@ -380,6 +381,8 @@ def test_the_table_of_metrics_is_what_prometheus_and_opentelemetry_get() -> None
     shown = [tuple(cell.strip("`") for cell in cells) for *cells, _ in rows]
     measured = (*metrics.METRICS, *metrics.METRICS_OF_MEMORY)
     assert shown == [(each.prometheus, each.opentelemetry, each.label) for each in measured]
+    (states,) = (said for name, *_, said in rows if name == "`ssemiddleware_memory_state`")
+    assert re.findall("([0-9]) ([a-z]+)", states) == [(str(metrics.STATES[state]), state) for state in get_args(State)]
 
 
 def test_the_alerts_are_on_metrics_that_there_are() -> None:
