@@ -225,7 +225,8 @@ def _computed(thread: int) -> float:
     """Return the seconds of a core that a thread has used, by its system's number; 0 if that cannot be known."""
     try:
         return time.clock_gettime(~thread << 3 | _OF_A_THREAD)
-    except (OSError, OverflowError, AttributeError):  # the thread has ended, or it is not Linux
+    # The thread has ended, or there are no such clocks. From CPython 3.13 a number too high for Linux is a TypeError.
+    except (OSError, OverflowError, TypeError, AttributeError):
         return 0.0
 
 
