@@ -56,7 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     prepare_process()
     about = facts() + (["A short run: it shows that everything runs, and nothing else."] if options.short else [])
     print("\n".join(about), flush=True)
-    names = options.only or list(BENCHMARKS)
+    names = [name for name in BENCHMARKS if name in (options.only or BENCHMARKS)]
     outcomes = [outcome for name in names if (outcome := maybe_run(name, Effort(options.short)))]
     if options.markdown:
         write_markdown("\n\n".join([*map(written, outcomes), *about]), options.markdown)
