@@ -39,7 +39,7 @@ class EventStream:
         self._service: Service | None = start.service
         self._get_next: Callable[[], bytes] | None = None  # None before the first pull
         self._pieces: Iterator[bytes] = iter(())  # what is sent before the application is asked again
-        self._look_at = QUICK  # bytes in small blocks, after which memory and the end are checked
+        self._look_at = QUICK  # bytes in small blocks, after which the end is checked
 
     def __iter__(self) -> Iterator[bytes]:
         return self
@@ -175,7 +175,7 @@ class EventStream:
         left = self._look_at - service.carried.quick_bytes
         service.hold_little(len(block))
         service.pulls.note_block(len(block))
-        must_look = len(block) >= left and not self._has_looked(service, len(block))  # before the next pull
+        must_look = len(block) >= left and service.is_overlooked()  # before the next pull
         self._look_at = service.carried.quick_bytes + QUICK
         if not block:
             return service.outside.note_sent(service.maybe_heartbeat())

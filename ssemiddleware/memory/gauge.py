@@ -102,9 +102,7 @@ class MemoryGauge:
         if self._pid != os.getpid():
             self._begin()
         with self._reading:
-            self._read_at = now = self._clock()
-            self._read_now(now)
-            self._has_read = True
+            self._read_anew(self._clock())
             return self._last
 
     def _maybe_read(self) -> None:
@@ -113,13 +111,12 @@ class MemoryGauge:
             try:
                 now = self._clock()
                 if now - self._read_at >= _READ_EVERY:
-                    self._read_at = now
-                    self._read_now(now)
-                    self._has_read = True
+                    self._read_anew(now)
             finally:
                 reading.release()
 
-    def _read_now(self, now: float) -> None:
+    def _read_anew(self, now: float) -> None:
+        self._read_at = now
         try:
             if self._read_source is None:
                 self._read_source = self._choose_source()
@@ -132,6 +129,7 @@ class MemoryGauge:
                 self._failed = True
                 line = "memory cannot be read: the last reading is used for %d s, then no stream waits: %s"
                 _log.warning(line, _KEEP_FOR, error)
+        self._has_read = True
 
     def _choose_source(self) -> Callable[[], Reading]:
         if (given := self._given) is not None:
