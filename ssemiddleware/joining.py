@@ -23,6 +23,8 @@ from .servers.server import MOST_JOINED
 from .stream import EventStream
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .servers.server import Writer
     from .service import Run, Service
     from .start import Start
@@ -122,10 +124,15 @@ class JoiningStream(EventStream):
 
     __slots__ = ("_expect", "_followed", "_within")
 
-    def __init__(self, iterable: Iterable[bytes], start: Start, within: float, expect: Callable[[Held], bool]) -> None:
-        super().__init__(iterable, start)
-        self._within, self._expect = within, expect
-        self._followed = 0  # blocks that have followed each other at once
+    _within: float
+    _expect: Callable[[Held], bool]
+    _followed: int  # blocks that have followed each other at once
+
+    def __new__(cls, iterable: Iterable[bytes], start: Start, within: float, expect: Callable[[Held], bool]) -> Self:
+        stream = super().__new__(cls, iterable, start)
+        stream._within, stream._expect = within, expect
+        stream._followed = 0
+        return stream
 
     def __next__(self) -> bytes:
         service = self._service
@@ -201,7 +208,7 @@ class JoiningStream(EventStream):
             service.hold_little(size)
             if service.is_overlooked():
                 self._followed = 0
-        elif service.carried.quick_bytes + size > self._look_at and not self._has_looked(service, size):
+        elif service.carried.quick_bytes + size > service.look_at and not service.has_looked(size):
             service.is_quick = False
 
     def _goes_on(self, service: Service) -> bool:

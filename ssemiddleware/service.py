@@ -45,7 +45,7 @@ class Service:
     __slots__ = (
         "_admission", "_held_at", "_hold_at", "_is_finished", "_may_open", "_over", "_pid", "_write", "baton", "carried",
         "clock", "connection", "ending", "ending_since", "handle", "held", "is_abandoned", "is_announced", "is_delimited",
-        "is_done", "is_event_source", "is_quick", "is_stream", "is_waiting_for_first", "on_first", "options", "outside",
+        "is_done", "is_event_source", "is_quick", "is_stream", "is_waiting_for_first", "look_at", "on_first", "options", "outside",
         "place", "pulls", "round", "server", "silent_since", "speaks", "take_back", "wire",
     )  # fmt: skip
 
@@ -81,6 +81,7 @@ class Service:
         self.is_abandoned = False  # the server has dropped it
         self._hold_at = QUICK  # bytes; when it has carried so many, the kernel is asked to hold little of it
         self._held_at = 0.0  # when that was done last
+        self.look_at = QUICK  # bytes in small blocks, after which the end is checked
         self.round = round
         self.pulls = Pulls(options.memory, large=options.max_block, path=handle.path, paused=place.paused)
         self.options, self._admission, self.clock = options, admission, clock
@@ -169,6 +170,14 @@ class Service:
         connection = self.connection  # read once: another thread may close the stream
         if connection is not None:
             connection.hold_little(is_fast=is_fast)
+
+    def has_looked(self, size: int) -> bool:
+        """Check the end after many small blocks, or a larger one, of *size* bytes. Return False if there is more to do."""
+        if size > self._wire().quick_size or self.is_overlooked():
+            return False
+        self.hold_little(size)
+        self.look_at = self.carried.quick_bytes + size + QUICK
+        return True
 
     def become_quick(self, *, may: bool) -> None:
         """Let the next small block be sent without checks, if the wire *may*, and no other check is needed."""

@@ -1,80 +1,67 @@
 """`EventStream`: the iterable that the server gets for an event stream, announced or not.
 
-Its ``__next__`` gives the baton up, pulls the application's next block, takes the baton back and returns. So while the
-application's code runs the baton is free, and while the server writes it is the server's: from each return to the next call.
-Call, iteration and ``close()`` of the application happen on the server's thread, in its Context, as without us.
+Each time that the server asks for a block, the baton is given up, the application's next block is pulled, and the baton is taken
+back. So while the application's code runs the baton is free, and while the server writes it is the server's. Call, iteration and
+``close()`` of the application happen on the server's thread, in its Context, as without us.
+
+The stream is an `itertools.chain` over two generators: `_parts` takes a look at each block, and as long as there is nothing to
+look for, `_quick_blocks` passes them on. To call a ``__next__`` written in Python would take as long as all that is done there.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Generator, Iterable, Iterator
 from itertools import chain
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, cast
+from weakref import ref
 
 from .ending import CLIENT_GONE, ENDED, RAISED
 from .event_stream import COUNTED, LF, count_event_ends
 from .wire import QUICK, only_bytes
 
 if TYPE_CHECKING:
+    from typing_extensions import Self
+
     from .service import Service
     from .start import Start
 
 _log = logging.getLogger("ssemiddleware")
 
 _EVENT_END = b"\n\n"
+_NOTHING: Iterator[bytes] = iter(())
+_PULLED = object()  # in place of a block, while the application's code runs
+
+_Itself = Callable[[], "EventStream"]  # a weak reference
 
 
-class EventStream:
+class EventStream(chain[bytes]):
     """The iterable for the server, in place of *iterable*: an event stream, or a response that starts late and may become one.
 
     *start*: the ``start_response`` that the application was given. For the server's thread; any thread may call `close`, twice.
     """
 
-    __slots__ = ("__weakref__", "_get_next", "_iterable", "_look_at", "_pieces", "_service", "_start")
+    __slots__ = ("__weakref__", "_get_next", "_iterable", "_pieces", "_quick", "_service", "_source", "_start")
 
-    def __init__(self, iterable: Iterable[bytes], start: Start) -> None:
-        self._iterable: list[Iterable[bytes]] = [iterable]  # until it is closed
-        self._start = start
-        self._service: Service | None = start.service
-        self._get_next: Callable[[], bytes] | None = None  # None before the first pull
-        self._pieces: Iterator[bytes] = iter(())  # what is sent before the application is asked again
-        self._look_at = QUICK  # bytes in small blocks, after which the end is checked
+    _iterable: list[Iterable[bytes]]  # until it is closed
+    _start: Start
+    _service: Service | None
+    _source: Iterator[bytes]  # the application's iterator, once there is one
+    _get_next: Callable[[], bytes] | None  # None before the first pull
+    _pieces: Iterator[bytes]  # what is sent before the application is asked again
+    _quick: Generator[bytes] | None  # what passes blocks on without a look
 
-    def __iter__(self) -> Iterator[bytes]:
-        return self
-
-    def __next__(self) -> bytes:
-        service = self._service
-        if service is None or not service.is_quick:
-            return self._next_with_a_look()
-        free = service.baton.free  # `give` and `take`, written out: a call would cost as much as all the rest
-        free.add(None)
-        try:
-            block = self._get_next()  # type: ignore[misc]  # a stream is quick after its first block only
-        except StopIteration:
-            return self._rest(service)
-        except BaseException as error:
-            if self._raised(service, error):
-                raise
-            return self._rest(service)
-        try:
-            free.pop()
-        except KeyError:
-            service.baton.take()
-        if service.is_quick and type(block) is bytes:
-            size = len(block)
-            # One line and a blank one, which is nearly always so: two of the quickest questions answer all.
-            is_one_line = size <= COUNTED and block.find(b"\n") == size - 2 and block[-1] == LF
-            carried = service.carried
-            passed = carried.quick_bytes + size
-            if (is_one_line or block[-2:] == _EVENT_END) and (passed <= self._look_at or self._has_looked(service, size)):
-                carried.quick_bytes = passed
-                carried.quick_blocks += 1
-                if not is_one_line and (size <= COUNTED or block.find(b"\n", 0, COUNTED) >= 0):
-                    carried.quick_more_events += count_event_ends(block) - 1
-                return block
-        return self._pass_on(service, block)
+    def __new__(cls, iterable: Iterable[bytes], start: Start) -> Self:
+        itself: list[_Itself] = []
+        stream = cast("Self", cls.from_iterable(_parts(itself)))
+        itself.append(cast("_Itself", ref(stream)))
+        stream._iterable = [iterable]
+        stream._start = start
+        stream._service = start.service
+        stream._source = stream._pieces = _NOTHING
+        stream._get_next = stream._quick = None
+        return stream
 
     def close(self) -> None:
         """End the stream, for whatever reason the server has, and close the application's iterable once."""
@@ -83,7 +70,10 @@ class EventStream:
         finally:
             self._start.let_go()
             self._get_next = _stopped
-            self._pieces = iter(())
+            self._pieces = self._source = _NOTHING
+            if self._quick is not None:
+                with contextlib.suppress(ValueError):  # a thread is in it, and ends it when the application yields
+                    self._quick.close()
             try:
                 iterable: object = self._iterable.pop()
             except IndexError:  # another thread has closed it
@@ -95,15 +85,15 @@ class EventStream:
         if self._iterable:
             self._start.abandon()
 
-    def _has_looked(self, service: Service, size: int) -> bool:
-        """Check the end after many small blocks, or a larger one. Return False if there is more to do."""
-        if size > service.wire.quick_size or service.is_overlooked():  # type: ignore[union-attr]
-            return False
-        service.hold_little(size)
-        self._look_at = service.carried.quick_bytes + size + QUICK
-        return True
+    def _maybe_quick(self) -> Iterator[bytes] | None:
+        """Return what passes the next blocks on without a look, or None if each needs one."""
+        service = self._service
+        if service is None or not service.is_quick:
+            return None
+        self._quick = _quick_blocks(cast("_Itself", ref(self)), service, self._source)
+        return self._quick
 
-    # -- with checks
+    # -- with a look
 
     def _next_with_a_look(self) -> bytes:
         for piece in self._pieces:  # of what has come already
@@ -154,7 +144,8 @@ class EventStream:
 
     def _next_block(self) -> bytes:
         if self._get_next is None:
-            self._get_next = iter(self._iterable[0]).__next__
+            self._source = iter(self._iterable[0])
+            self._get_next = self._source.__next__
         return self._get_next()
 
     def _pass_on(self, service: Service, block: object) -> bytes:
@@ -172,11 +163,11 @@ class EventStream:
             self._stop()
         if not self._start.request.has_body:
             return self._headers_alone()
-        left = self._look_at - service.carried.quick_bytes
+        left = service.look_at - service.carried.quick_bytes
         service.hold_little(len(block))
         service.pulls.note_block(len(block))
         must_look = len(block) >= left and service.is_overlooked()  # before the next pull
-        self._look_at = service.carried.quick_bytes + QUICK
+        service.look_at = service.carried.quick_bytes + QUICK
         if not block:
             return service.outside.note_sent(service.maybe_heartbeat())
         opening = service.maybe_opening(block) if service.is_waiting_for_first else None
@@ -285,6 +276,74 @@ class EventStream:
             service.cut()
         service.finish(RAISED)
         return True
+
+
+def _parts(itself: list[_Itself]) -> Iterator[Iterable[bytes]]:
+    """Yield each block that was looked at, and what passes others on. *itself*: the stream, which a server may just drop."""
+    (stream,) = itself
+    while part := _at_most_one(stream()._next_with_a_look):
+        yield part
+        del part  # so that a large block is freed before the next one is made
+        quick = stream()._maybe_quick()
+        if quick is not None:
+            yield quick
+        del quick
+
+
+def _at_most_one(act: Callable[..., bytes], *arguments: object) -> tuple[bytes, ...]:
+    """Return the block that *act* returns, or none if it raises StopIteration, which a generator must not."""
+    try:
+        return (act(*arguments),)
+    except StopIteration:
+        return ()
+
+
+def _quick_blocks(stream: _Itself, service: Service, source: Iterator[bytes]) -> Generator[bytes]:
+    """Pull from *source* and pass on, as long as the blocks are small and have whole events, and nothing else is to be done.
+
+    `Baton.give` and `take`, and `Wire.pass_quickly`, are written out: calls would take as long as all the rest.
+    """
+    free, carried, look_at = service.baton.free, service.carried, service.look_at
+    block: object = _PULLED
+    try:
+        free.add(None)
+        for block in source:
+            try:
+                free.pop()
+            except KeyError:
+                service.baton.take()
+            if not service.is_quick or type(block) is not bytes:
+                break
+            size = len(block)
+            passed = carried.quick_bytes + size
+            if passed > look_at:
+                if not service.has_looked(size):
+                    break
+                look_at = service.look_at
+            if size <= COUNTED:
+                lines = block.removesuffix(_EVENT_END)
+                if len(lines) == size:
+                    break
+                if LF in lines:
+                    carried.quick_more_events += block.count(_EVENT_END) - 1
+            elif block[-2:] != _EVENT_END:
+                break
+            elif LF in block[:COUNTED]:
+                carried.quick_more_events += count_event_ends(block) - 1
+            carried.quick_bytes = passed
+            carried.quick_blocks += 1
+            yield block
+            if not service.is_quick:
+                return
+            block = _PULLED
+            free.add(None)
+    except BaseException as error:
+        if block is not _PULLED or stream()._raised(service, error):
+            raise
+    if block is _PULLED:
+        yield from _at_most_one(stream()._rest, service)
+    else:
+        yield from _at_most_one(stream()._pass_on, service, block)
 
 
 def _stopped() -> NoReturn:
