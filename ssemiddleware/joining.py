@@ -128,7 +128,7 @@ class JoiningStream(EventStream):
     _expect: Callable[[Held], bool]
     _followed: int  # blocks that have followed each other at once
 
-    def __new__(cls, iterable: Iterable[bytes], start: Start, within: float, expect: Callable[[Held], bool]) -> Self:
+    def __new__(cls, iterable: Iterable[bytes], start: Start, within: float, expect: Callable[[Held], bool]) -> Self:  # noqa: D102
         stream = super().__new__(cls, iterable, start)
         stream._within, stream._expect = within, expect
         stream._followed = 0
@@ -183,6 +183,8 @@ class JoiningStream(EventStream):
         return False
 
     def _next_joined(self, service: Service, held: Held) -> bytes:
+        if self._quick is not None:  # it would keep the block that it yielded last
+            self._quick.close()
         service.baton.give()
         try:
             block, size = self._pull_all(service, held)
@@ -217,12 +219,12 @@ class JoiningStream(EventStream):
 
     def _pull_all(self, service: Service, held: Held) -> tuple[bytes, int]:
         """Pull blocks, and hold all but the last one. Return that, and the bytes of all; of too many if it cannot be joined."""
-        get_next, clock, within = self._get_next, service.clock, self._within
+        get_next, clock, within = self._next_block, service.clock, self._within
         most = MOST_JOINED if service.is_quick else MOST_JOINED - _GROWS
         size, began = 0, clock()
         last = began
         while True:
-            block = get_next()  # type: ignore[misc]  # a stream is quick only after its first block
+            block = get_next()
             now = clock()
             if type(block) is not bytes or block[-2:] != _EVENT_END:
                 self._followed = 0

@@ -42,7 +42,7 @@ class Outside:
     def look(self, iterable: object) -> None:
         """Check whether the server itself iterates our *iterable*, or else sent the same object that we yielded last.
 
-        Call it inside ``__next__``, where the server's frame is above ours.
+        Call it while the server asks for a block, when its frame is above ours.
         """
         server = self._server
         if self._is_direct is None:

@@ -45,8 +45,8 @@ class Service:
     __slots__ = (
         "_admission", "_held_at", "_hold_at", "_is_finished", "_may_open", "_over", "_pid", "_write", "baton", "carried",
         "clock", "connection", "ending", "ending_since", "handle", "held", "is_abandoned", "is_announced", "is_delimited",
-        "is_done", "is_event_source", "is_quick", "is_stream", "is_waiting_for_first", "look_at", "on_first", "options", "outside",
-        "place", "pulls", "round", "server", "silent_since", "speaks", "take_back", "wire",
+        "is_done", "is_event_source", "is_quick", "is_stream", "is_waiting_for_first", "look_at", "on_first", "options",
+        "outside", "place", "pulls", "round", "server", "silent_since", "speaks", "take_back", "wire",
     )  # fmt: skip
 
     def __init__(
@@ -350,6 +350,6 @@ class Service:
 
     def cancel(self) -> None:
         """Note that the response has turned out not to be an event stream."""
-        self.is_stream = False
+        self.is_stream = self.is_quick = False
         self.place.cancel()
         self.let_go()

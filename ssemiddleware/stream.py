@@ -1,8 +1,8 @@
 """`EventStream`: the iterable that the server gets for an event stream, announced or not.
 
-Each time that the server asks for a block, the baton is given up, the application's next block is pulled, and the baton is taken
-back. So while the application's code runs the baton is free, and while the server writes it is the server's. Call, iteration and
-``close()`` of the application happen on the server's thread, in its Context, as without us.
+Each time that the server asks for a block, the baton is given up, the application's next block is pulled, and the baton is
+taken back. So while the application's code runs the baton is free, and while the server writes it is the server's. Call,
+iteration and ``close()`` of the application happen on the server's thread, in its Context, as without us.
 
 The stream is an `itertools.chain` over two generators: `_parts` takes a look at each block, and as long as there is nothing to
 look for, `_quick_blocks` passes them on. To call a ``__next__`` written in Python would take as long as all that is done there.
@@ -13,7 +13,8 @@ from __future__ import annotations
 import contextlib
 import logging
 from collections.abc import Callable, Generator, Iterable, Iterator
-from itertools import chain
+from itertools import chain, repeat, starmap
+from types import GeneratorType
 from typing import TYPE_CHECKING, NoReturn, cast
 from weakref import ref
 
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
 _log = logging.getLogger("ssemiddleware")
 
 _EVENT_END = b"\n\n"
-_NOTHING: Iterator[bytes] = iter(())
+_NOTHING: Iterator[bytes] = iter(())  # also in place of an iterator that has ended, which must not be asked again
 _PULLED = object()  # in place of a block, while the application's code runs
 
 _Itself = Callable[[], "EventStream"]  # a weak reference
@@ -42,25 +43,24 @@ class EventStream(chain[bytes]):
     *start*: the ``start_response`` that the application was given. For the server's thread; any thread may call `close`, twice.
     """
 
-    __slots__ = ("__weakref__", "_get_next", "_iterable", "_pieces", "_quick", "_service", "_source", "_start")
+    __slots__ = ("__weakref__", "_iterable", "_pieces", "_quick", "_service", "_source", "_start")
 
     _iterable: list[Iterable[bytes]]  # until it is closed
     _start: Start
     _service: Service | None
-    _source: Iterator[bytes]  # the application's iterator, once there is one
-    _get_next: Callable[[], bytes] | None  # None before the first pull
+    _source: Iterator[bytes] | None  # the application's iterator; None before the first pull, `_NOTHING` at the end
     _pieces: Iterator[bytes]  # what is sent before the application is asked again
     _quick: Generator[bytes] | None  # what passes blocks on without a look
 
-    def __new__(cls, iterable: Iterable[bytes], start: Start) -> Self:
+    def __new__(cls, iterable: Iterable[bytes], start: Start) -> Self:  # noqa: D102  (the class says it)
         itself: list[_Itself] = []
         stream = cast("Self", cls.from_iterable(_parts(itself)))
         itself.append(cast("_Itself", ref(stream)))
         stream._iterable = [iterable]
         stream._start = start
         stream._service = start.service
-        stream._source = stream._pieces = _NOTHING
-        stream._get_next = stream._quick = None
+        stream._source = stream._quick = None
+        stream._pieces = _NOTHING
         return stream
 
     def close(self) -> None:
@@ -69,8 +69,7 @@ class EventStream(chain[bytes]):
             self._start.finish(CLIENT_GONE)
         finally:
             self._start.let_go()
-            self._get_next = _stopped
-            self._pieces = self._source = _NOTHING
+            self._source = self._pieces = _NOTHING
             if self._quick is not None:
                 with contextlib.suppress(ValueError):  # a thread is in it, and ends it when the application yields
                     self._quick.close()
@@ -88,7 +87,7 @@ class EventStream(chain[bytes]):
     def _maybe_quick(self) -> Iterator[bytes] | None:
         """Return what passes the next blocks on without a look, or None if each needs one."""
         service = self._service
-        if service is None or not service.is_quick:
+        if service is None or not service.is_quick or self._source is None:
             return None
         self._quick = _quick_blocks(cast("_Itself", ref(self)), service, self._source)
         return self._quick
@@ -100,7 +99,7 @@ class EventStream(chain[bytes]):
             if self._service is not None:
                 self._service.outside.note_sent(piece)
             return piece
-        if self._get_next is _stopped:
+        if self._source is _NOTHING:
             self._stop()
         service = self._service
         if service is None or not service.is_stream:
@@ -143,10 +142,9 @@ class EventStream(chain[bytes]):
         return self._pull(service, waits=False)
 
     def _next_block(self) -> bytes:
-        if self._get_next is None:
-            self._source = iter(self._iterable[0])
-            self._get_next = self._source.__next__
-        return self._get_next()
+        if self._source is None:
+            self._source = _only_next(iter(self._iterable[0]))
+        return next(self._source)
 
     def _pass_on(self, service: Service, block: object) -> bytes:
         """Return the first piece to be sent, now that *block* has come."""
@@ -193,7 +191,7 @@ class EventStream(chain[bytes]):
         except BaseException as error:
             if self._start.is_refused and isinstance(error, StopIteration):
                 return self._refused()
-            self._get_next = _stopped
+            self._source = _NOTHING
             if self._start.service is not None:
                 self._service = self._start.service
                 if isinstance(error, StopIteration) or not self._raised(self._service, error):
@@ -218,7 +216,7 @@ class EventStream(chain[bytes]):
             service.baton.give()
 
     def _refused(self) -> bytes:
-        self._get_next = _stopped
+        self._source = _NOTHING
         try:
             iterable = self._iterable.pop()
             if hasattr(iterable, "close"):
@@ -231,12 +229,12 @@ class EventStream(chain[bytes]):
 
     def _headers_alone(self) -> bytes:
         """Answer a HEAD: the headers are the whole answer, however long the stream would go on."""
-        self._get_next = _stopped
+        self._source = _NOTHING
         return b""
 
     def _rest(self, service: Service) -> bytes:
         """Return what is still to be sent now that the application has ended. Raise `StopIteration` if that is nothing."""
-        self._get_next = _stopped
+        self._source = _NOTHING
         service.pulls.note_block(0)
         service.baton.take()
         was_quick, service.is_quick = service.is_quick, False
@@ -251,7 +249,7 @@ class EventStream(chain[bytes]):
         return self._stop() if piece is None else service.outside.note_sent(piece)
 
     def _final_bytes(self, service: Service) -> bytes:
-        self._get_next = _stopped
+        self._source = _NOTHING
         return service.final_bytes() or self._stop()
 
     def _stop(self) -> NoReturn:
@@ -265,7 +263,7 @@ class EventStream(chain[bytes]):
         Once the stream has to end, an exception is an ordinary way to end: redis-py raises in ``listen()`` when its pubsub is
         closed.
         """
-        self._get_next = _stopped
+        self._source = _NOTHING
         service.pulls.note_block(0)
         service.baton.take()
         has_ended = service.baton.is_over or (service.wire is not None and service.wire.takes_end)
@@ -280,7 +278,7 @@ class EventStream(chain[bytes]):
 
 def _parts(itself: list[_Itself]) -> Iterator[Iterable[bytes]]:
     """Yield each block that was looked at, and what passes others on. *itself*: the stream, which a server may just drop."""
-    (stream,) = itself
+    stream = itself.pop()
     while part := _at_most_one(stream()._next_with_a_look):
         yield part
         del part  # so that a large block is freed before the next one is made
@@ -334,18 +332,17 @@ def _quick_blocks(stream: _Itself, service: Service, source: Iterator[bytes]) ->
             carried.quick_blocks += 1
             yield block
             if not service.is_quick:
-                return
+                return  # type: ignore[unreachable]  # the watcher has set it meanwhile
             block = _PULLED
             free.add(None)
     except BaseException as error:
         if block is not _PULLED or stream()._raised(service, error):
             raise
-    if block is _PULLED:
-        yield from _at_most_one(stream()._rest, service)
-    else:
-        yield from _at_most_one(stream()._pass_on, service, block)
+    rest = _at_most_one(stream()._rest, service) if block is _PULLED else _at_most_one(stream()._pass_on, service, block)
+    del block
+    yield from rest
 
 
-def _stopped() -> NoReturn:
-    """Take the place of an iterator that has ended, which must not be asked again."""
-    raise StopIteration
+def _only_next(iterator: Iterator[bytes]) -> Iterator[bytes]:
+    """Return what calls ``__next__`` of *iterator* and nothing else: a loop calls ``__iter__``, and some start anew then."""
+    return iterator if type(iterator) is GeneratorType else starmap(iterator.__next__, repeat(()))

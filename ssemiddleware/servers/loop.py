@@ -30,13 +30,13 @@ def find_loop(loops: tuple[Loop, ...], depth: int = 1) -> tuple[FrameType, Loop]
 
 
 def iterates(loops: tuple[Loop, ...], iterable: object, depth: int = 2) -> bool:
-    """Return whether a known server iterates *iterable* itself. To be called inside its ``__next__``."""
+    """Return whether a known server iterates *iterable* itself. To be called while the server asks for a block."""
     found = find_loop(loops, depth)
     return found is not None and _local(found[0], found[1].iterable) is iterable
 
 
 def has_sent(loops: tuple[Loop, ...], block: bytes, depth: int = 2) -> bool:
-    """Return whether *block* is the same object that the server sent last. To be called inside the next ``__next__``."""
+    """Return whether *block* is the same object that the server sent last. To be called while it asks for the next."""
     if len(block) < 2:  # Python may have only one object for such bytes, so being the same proves nothing
         return False
     found = find_loop(loops, depth)
@@ -65,7 +65,7 @@ def return_check(module: str, function: str) -> Callable[[], bool]:
 
 
 def is_called_from_c() -> bool:
-    """Return whether a server that iterates in C calls us, with no layer written in Python between. For ``__next__``.
+    """Return whether a server that iterates in C calls us, with no layer written in Python between. See `iterates`.
 
     Under pyuwsgi the lowest frame of the main thread is the script that started it. A layer without a frame, such as
     ``map(bytes.upper, stream)``, is not seen.
