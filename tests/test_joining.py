@@ -733,3 +733,25 @@ def test_no_event_is_missing_for_longer_than_the_option_says(steps: list[int | f
             flat += [step, look]
     Exchange(script(*flat), EVENT_SOURCE, join=JOIN).rest()
     assert all(seconds < JOIN for seconds in late)
+
+
+def test_no_block_is_kept_while_those_after_it_are_pulled() -> None:
+    blocks, kept = [b"data: " + b"x" * 60_000 + b"\n\n"], list[int]()
+    before = sys.getrefcount(blocks[0])
+
+    def application(environ: WSGIEnvironment, start_response: StartResponse) -> Iterator[bytes]:
+        start_response("200 OK", [EVENT_STREAM])
+        yield from events(FOLLOWED)
+        yield blocks[0]
+        for _ in range(5):
+            kept.append(sys.getrefcount(blocks[0]) - before)
+            yield from events(600)
+
+    exchange = Exchange(application, EVENT_SOURCE, join=JOIN)
+    while not exchange.service_is_over:
+        exchange.client.received.clear()
+        try:
+            exchange.next()
+        except StopIteration:
+            break
+    assert kept[1:] == [0] * 4

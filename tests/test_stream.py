@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import gc
+import itertools
 import random
 import threading
+import time
 import tracemalloc
 import weakref
 from collections.abc import Callable, Iterable, Iterator
@@ -262,6 +265,59 @@ def test_an_iterator_that_has_raised_is_never_asked_again(request_: dict[str, st
     assert list(iterator) == []
 
 
+class StartsAnew:
+    """An iterator whose ``__iter__`` starts anew, as in many a tutorial. A server calls it once."""
+
+    def __init__(self, blocks: list[bytes]) -> None:
+        self._blocks, self._at = blocks, 0
+
+    def __iter__(self) -> Iterator[bytes]:
+        self._at = 0
+        return self
+
+    def __next__(self) -> bytes:
+        if self._at == len(self._blocks):
+            raise StopIteration
+        self._at += 1
+        return self._blocks[self._at - 1]
+
+
+class IteratedOnce(StartsAnew):
+    """An iterable that cannot be iterated twice."""
+
+    def __iter__(self) -> Iterator[bytes]:
+        if self._at:
+            raise RuntimeError("iterated already")
+        return super().__iter__()
+
+
+class HasNextOnly:
+    """An iterable whose iterator is no iterable itself, which a loop does not mind."""
+
+    def __init__(self, blocks: list[bytes]) -> None:
+        self._next = iter(blocks).__next__
+
+    def __iter__(self) -> Iterator[bytes]:
+        class Only:
+            __next__ = staticmethod(self._next)
+
+        return Only()  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("kind", [StartsAnew, IteratedOnce, HasNextOnly])
+@pytest.mark.parametrize("odd", [b"", b"data: half", b": " + b"x" * 200_000 + b"\n"], ids=["empty", "half", "large"])
+@all_requests
+def test_an_iterable_is_asked_for_its_iterator_once(
+    kind: Callable[[list[bytes]], Iterable[bytes]], odd: bytes, request_: dict[str, str]
+) -> None:
+    blocks = [b"data: %d\n\n" % number for number in range(5)] * 3
+    blocks[7] = odd
+    if odd == b"data: half":
+        blocks[8] = b"\n\n"
+    response = Response(SSEMiddleware(application_of(kind(blocks))), environ_of(request_))
+    assert b"".join(itertools.islice(response.iterable, 100)) == b"".join(blocks), "and comes to an end"
+
+
 # -- close
 
 
@@ -324,6 +380,64 @@ def test_a_close_from_another_thread_ends_a_stream_whose_application_sleeps() ->
     server.join(DEADLINE)
     assert left == [EVENT]
     assert len(blocks.closed_on) == 1
+
+
+def test_a_close_from_another_thread_ends_a_response_that_has_taken_the_place_of_a_stream() -> None:
+    class Replaced(Blocks):
+        pulls = 0
+
+        def __next__(self) -> bytes:
+            self.pulls += 1
+            if self.pulls == 3:
+                error = ValueError("too late")
+                start_responses[0]("500 Oh", [("Content-Type", "text/plain")], (ValueError, error, None))  # type: ignore[arg-type]
+            if self.pulls == 5:
+                sleeps.set()
+                assert wakes.wait(DEADLINE)
+            return super().__next__()
+
+    def application(_environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        start_response("200 OK", [EVENT_STREAM])
+        start_responses.append(start_response)
+        return Replaced([EVENT] * 10)
+
+    sleeps, wakes, left = threading.Event(), threading.Event(), list[bytes]()
+    start_responses: list[StartResponse] = []
+    iterable = SSEMiddleware(application)(environ_of(EVENT_SOURCE), lambda *_: left.append)  # as a layer that buffers
+    server = threading.Thread(target=lambda: left.extend(iterable))
+    server.start()
+    assert sleeps.wait(DEADLINE)
+    iterable.close()  # type: ignore[attr-defined]
+    wakes.set()
+    server.join(DEADLINE)
+    assert left == [EVENT] * 5, "the last was on its way"
+
+
+@pytest.mark.parametrize("request_", [ANNOUNCED, EVENT_SOURCE], ids=["announced", "EventSource"])
+def test_the_iterator_is_dropped_when_its_stream_ends(request_: dict[str, str]) -> None:
+    class Subscription:
+        """An iterable whose iterator has something to give back."""
+
+        def __iter__(self) -> Iterator[bytes]:
+            try:
+                yield EVENT
+                environ["ssemiddleware.stream"].end("revoked")
+                yield EVENT
+                yield EVENT
+            finally:
+                ends.append("iterator")
+
+        def close(self) -> None:
+            ends.append("iterable")
+
+    environ, ends = environ_of(request_), list[str]()
+    response = Response(SSEMiddleware(application_of(Subscription())), environ)
+    with contextlib.suppress(ConnectionAbortedError):
+        for _ in response.iterable:
+            time.sleep(0.6)  # the watcher sees that it has to end
+    assert ends == (["iterator"] if request_ is EVENT_SOURCE else [])
+    response.close()
+    assert sorted(ends) == ["iterable", "iterator"]
 
 
 @all_requests
