@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from .memory import Pulls
     from .servers.server import Pool, Server, StopSign
 
 # Reasons for which a stream ends.
@@ -51,7 +52,7 @@ class Round:
     """
 
     __slots__ = (
-        "_each", "_ends_requested", "_is_drained", "_last_bytes", "_seen", "is_served", "looked_at",
+        "_each", "_ends_requested", "_is_drained", "_last_bytes", "_seen", "is_served", "kept", "looked_at",
         "pool", "process", "sign", "stopping_since",
     )  # fmt: skip
 
@@ -63,6 +64,7 @@ class Round:
         self._seen = ends_requested()
         self._each = each
         self._last_bytes: deque[Callable[[], bool]] = deque()  # of streams that ended while the process stops
+        self.kept: dict[Pulls, bytes] = {}  # large blocks that are sent, or being sent
         self.looked_at = 0.0  # the watcher's clock, in seconds
         self.process = os.getpid()
         self.is_served = False  # by a known server, which has been asked what it shows of the process
@@ -78,6 +80,7 @@ class Round:
     def look(self, now: float) -> bool:
         """Ask; *now*: the watcher's clock, in seconds. Return whether that concerns each stream at once."""
         self.looked_at = now
+        self.kept.clear()  # an application that has made no other block since the last tick may wait for long
         if self.stopping_since is None and (self._is_drained() or (self.sign is not None and self.sign.is_stopping())):
             self.stopping_since = now
         before, self._seen = self._seen, self._ends_requested()

@@ -83,7 +83,7 @@ class Service:
         self._held_at = 0.0  # when that was done last
         self.look_at = QUICK  # bytes in small blocks, after which the end is checked
         self.round = round
-        self.pulls = Pulls(options.memory, large=options.max_block, path=handle.path, paused=place.paused)
+        self.pulls = Pulls(options.memory, large=options.max_block, path=handle.path, kept=round.kept, paused=place.paused)
         self.options, self._admission, self.clock = options, admission, clock
         self._over = over
         self._pid = round.process

@@ -163,7 +163,7 @@ class EventStream(chain[bytes]):
             return self._headers_alone()
         left = service.look_at - service.carried.quick_bytes
         service.hold_little(len(block))
-        service.pulls.note_block(len(block))
+        service.pulls.note_block(block)
         must_look = len(block) >= left and service.is_overlooked()  # before the next pull
         service.look_at = service.carried.quick_bytes + QUICK
         if not block:
@@ -177,7 +177,7 @@ class EventStream(chain[bytes]):
         if is_small:
             pieces = iter([*pieces])
         self._pieces = pieces if opening is None else chain((opening,), pieces)
-        del block  # so that a large one is freed before the next one is made
+        del block  # so that a large one is freed before the next one is made, unless `Pulls` keeps it
         piece = next(self._pieces, b"")  # PEP 3333: a block for each block, so that the server can do other work
         has_more = must_look or not is_small or opening is not None or getattr(pieces, "__length_hint__", int)() > 0
         service.become_quick(may=not has_more and service.wire.is_quick)
@@ -235,7 +235,7 @@ class EventStream(chain[bytes]):
     def _rest(self, service: Service) -> bytes:
         """Return what is still to be sent now that the application has ended. Raise `StopIteration` if that is nothing."""
         self._source = _NOTHING
-        service.pulls.note_block(0)
+        service.pulls.note_block(b"")
         service.baton.take()
         was_quick, service.is_quick = service.is_quick, False
         if service.wire is None or service.baton.is_over or not service.is_stream:
@@ -264,7 +264,7 @@ class EventStream(chain[bytes]):
         closed.
         """
         self._source = _NOTHING
-        service.pulls.note_block(0)
+        service.pulls.note_block(b"")
         service.baton.take()
         has_ended = service.baton.is_over or (service.wire is not None and service.wire.takes_end)
         if service.handle.reason is not None and has_ended and isinstance(error, Exception):

@@ -42,7 +42,7 @@ class NoMemory:
     def wait(self, must_stop: Callable[[float], bool]) -> bool:
         return not must_stop(0.0)
 
-    def note_block(self, size: int) -> None:
+    def note_block(self, block: bytes) -> None:
         pass
 
     def close(self) -> None:

@@ -17,7 +17,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from ssemiddleware import Fold, Fragment, SSEMiddleware, read_events
+from ssemiddleware import Fold, Fragment, MemoryGovernor, SSEMiddleware, read_events
 from ssemiddleware.event_stream import BOM, HEARTBEAT
 
 from .applications import ANNOUNCED, DEADLINE, EVENT_SOURCE, EVENT_STREAM, MCP, Blocks, Response, application_of, environ_of
@@ -35,6 +35,7 @@ all_requests = pytest.mark.parametrize(
     "request_", [UNANNOUNCED, ANNOUNCED, EVENT_SOURCE, MCP], ids=["unannounced", "announced", "EventSource", "MCP"]
 )
 
+AMPLE, FULL = (MemoryGovernor(read=lambda used=used: (used * 10**7, 10**9)) for used in (10, 95))  # type: ignore[misc]
 SILENCE = 20.0  # seconds, longer than a heartbeat
 
 
@@ -183,22 +184,36 @@ def test_a_large_block_is_cut_at_the_ends_of_its_events(request_: dict[str, str]
     assert all(piece.endswith(b"\n\n") and len(piece) <= 100 for piece in left)
 
 
+def test_a_large_block_is_kept_until_the_next_one_is_made_or_until_a_tick() -> None:
+    large, kept = b"data: " + b"x" * 200_000 + b"\n\n", list[list[bytes]]()
+
+    def look(exchange: Exchange) -> None:
+        kept.append(list(exchange.round.kept.values()))
+
+    exchange = Exchange(script(large, look, large, look, 1.0, look, EVENT, look), memory=AMPLE)
+    exchange.rest()
+    assert kept == [[large], [large], [], []]
+
+
+@pytest.mark.parametrize(("memory", "most"), [(AMPLE, 6_000_000), (FULL, 2_000_000)], ids=["ample", "full"])
 @all_requests
-def test_a_large_block_is_gone_before_the_next_one_is_made(request_: dict[str, str]) -> None:
+def test_when_a_block_is_made_no_other_is_left_but_the_last_if_there_is_memory(
+    memory: MemoryGovernor, most: int, request_: dict[str, str]
+) -> None:
     traced: list[int] = []
 
     def produce() -> Iterator[bytes]:
-        for _ in range(3):
+        for _ in range(4):
             traced.append(tracemalloc.get_traced_memory()[0])
             yield b"data: " + b"x" * 4_000_000 + b"\n\n"
 
     tracemalloc.start()
     try:
-        for piece in Response(SSEMiddleware(application_of(produce())), environ_of(request_)).blocks():
+        for piece in Response(SSEMiddleware(application_of(produce()), memory=memory), environ_of(request_)).blocks():
             del piece
     finally:
         tracemalloc.stop()
-    assert max(traced) < 2_000_000
+    assert max(traced) < most
 
 
 # -- the end of the application's iterator

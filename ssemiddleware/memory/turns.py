@@ -62,6 +62,7 @@ class Turn:
     thread: int = 0  # its system's number for the thread that makes the block
     computed_before: float = 0.0  # seconds of a core that the thread had used, when they were last compared
     is_made: bool = False  # the block is made
+    has_room: bool = False  # there was enough memory for it when it began
     reservations: Reservations | None = None  # where other processes see it
     place: int | None = None  # its place there
 
@@ -187,6 +188,7 @@ class Turns:
             self._forget_old(self._clock())
             if not (self._has_room(turn.needs, reading, others, waited) or self._must_move(waited, others)):
                 return False
+            turn.has_room = self._fits(self._read(), turn.needs, others)
             turn.thread, turn.computed_before = threading.get_native_id(), time.thread_time()
             self._taken.append(turn)
             turn.reservations = self._reservations
@@ -200,16 +202,19 @@ class Turns:
         return reading.used + needs < _PLENTY * reading.limit or self._has_room_by(self._read_now(), needs, others, waited)
 
     def _has_room_by(self, reading: Reading, needs: int, others: int, waited: float) -> bool:
-        ours = sum(turn.needs for turn in self._taken)
-        if reading.used + ours + others + needs <= self._critical * reading.limit:
+        if self._fits(reading, needs, others):
             return True
-        if ours or (others and waited < HOLDS_FOR):
+        if self._taken or (others and waited < HOLDS_FOR):
             return False
         # If no block is being sent, waiting would free no memory. A single turn may use a quarter of the memory between the
         # mark and the limit. With all of it, the kernel killed two of four runs with 100 clients. With half of it, one run
         # on a busy machine was killed.
         most = (1 + 3 * self._critical) / 4 * reading.limit
         return not self._being_sent or (not others and reading.used + needs <= most)
+
+    def _fits(self, reading: Reading, needs: int, others: int) -> bool:
+        """Return whether that memory is used and reserved below the mark with another *needs* bytes."""
+        return reading.used + sum(turn.needs for turn in self._taken) + others + needs <= self._critical * reading.limit
 
     def _must_move(self, waited: float, others: int) -> bool:
         """Return whether the stream has waited long enough, so that it goes on without enough memory: one at a time."""

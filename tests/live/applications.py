@@ -116,6 +116,9 @@ class Play:
     def _large_event(self, size: int, many_lines: bool) -> Iterator[bytes]:
         yield large_event_bytes(size, many_lines=many_lines)
 
+    def _same_event(self, size: int, times: int) -> Iterator[bytes]:
+        yield from [large_event_bytes(size, many_lines=False)] * times
+
     def _large_document(self, size: int) -> Iterator[bytes]:
         yield large_document_bytes(size)
 

@@ -39,6 +39,11 @@ def large_event(size: int, *, many_lines: bool) -> Step:
     return {"do": "large_event", "size": size, "many_lines": many_lines}
 
 
+def same_event(size: int, *, times: int) -> Step:
+    """Yield one event of *size* bytes on one line so many times, as a broadcast does: it is made once."""
+    return {"do": "same_event", "size": size, "times": times}
+
+
 def large_document(size: int) -> Step:
     """Yield one event of *size* bytes as one block: JSON on one line, see `large_document_bytes`."""
     return {"do": "large_document", "size": size}

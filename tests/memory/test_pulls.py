@@ -7,6 +7,7 @@ from collections.abc import Callable
 import pytest
 
 from ssemiddleware import MemoryGovernor
+from ssemiddleware.ending import Round
 from ssemiddleware.memory.pulls import Pulls
 
 from ..clock import Clock
@@ -22,6 +23,7 @@ class Memory:
         self.reads = 0
         self.governor = MemoryGovernor(read=self.read, clock=self.clock)
         self.log: list[float] = []
+        self.kept: dict[Pulls, bytes] = {}
 
     def read(self) -> tuple[int, int]:
         self.reads += 1
@@ -31,7 +33,9 @@ class Memory:
         self.clock.now += seconds
 
     def pulls(self) -> Pulls:
-        return Pulls(self.governor, large=131072, paused=self.log.append, clock=self.clock, sleep=self.sleep)
+        return Pulls(
+            self.governor, large=131072, kept=self.kept, paused=self.log.append, clock=self.clock, sleep=self.sleep
+        )  # fmt: skip
 
     @property
     def turns_taken(self) -> int:
@@ -46,7 +50,7 @@ def test_without_a_governor_no_stream_waits() -> None:
     pulls = Pulls(None, large=131072, sleep=lambda seconds: pytest.fail("waits"))
     for size in (1, 10 * MB):
         assert pulls.wait(goes_on)
-        pulls.note_block(size)
+        pulls.note_block(bytes(size))
 
 
 def test_no_stream_waits_while_there_is_memory() -> None:
@@ -54,7 +58,7 @@ def test_no_stream_waits_while_there_is_memory() -> None:
     pulls = memory.pulls()
     for size in (100, 100 * KB, 10 * MB, 100):
         assert pulls.wait(goes_on)
-        pulls.note_block(size)
+        pulls.note_block(bytes(size))
     assert memory.log == []
 
 
@@ -65,7 +69,7 @@ def test_small_events_and_a_first_event_never_wait_for_memory(share: float) -> N
         pulls = memory.pulls()
         for _ in range(1100):
             assert pulls.wait(goes_on)
-            pulls.note_block(60)
+            pulls.note_block(bytes(60))
     assert memory.log == []
 
 
@@ -73,12 +77,12 @@ def test_memory_is_not_read_for_small_events() -> None:
     memory = Memory()
     pulls = memory.pulls()
     pulls.wait(goes_on)
-    pulls.note_block(60)
+    pulls.note_block(bytes(60))
     before = memory.reads
     for _ in range(500):
         memory.clock.now += 1
         pulls.wait(goes_on)
-        pulls.note_block(60)
+        pulls.note_block(bytes(60))
     assert memory.reads == before
 
 
@@ -89,15 +93,15 @@ def test_a_stream_alone_never_waits_whatever_others_use(size: int, share: float)
     pulls = memory.pulls()
     for _ in range(100):
         assert pulls.wait(goes_on)
-        pulls.note_block(size)
+        pulls.note_block(bytes(size))
     assert memory.log == []
 
 
 def test_a_stream_that_must_end_does_not_pull() -> None:
     memory = Memory(0.85)
     slow, pulls = memory.pulls(), memory.pulls()
-    slow.note_block(10 * MB)  # its client reads slowly
-    pulls.note_block(10 * MB)
+    slow.note_block(bytes(10 * MB))  # its client reads slowly
+    pulls.note_block(bytes(10 * MB))
     assert not pulls.wait(lambda now: now > 1000.2)
     assert 0.15 < memory.log[0] < 0.4
 
@@ -111,9 +115,9 @@ def test_a_wait_ends_as_soon_as_a_turn_is_free() -> None:
         if memory.clock.now > 1002:
             slow.close()  # its block has been sent
 
-    slow.note_block(10 * MB)
+    slow.note_block(bytes(10 * MB))
     pulls = Pulls(memory.governor, large=131072, paused=memory.log.append, clock=memory.clock, sleep=sleep)
-    pulls.note_block(10 * MB)
+    pulls.note_block(bytes(10 * MB))
     assert pulls.wait(goes_on)
     assert memory.log == [pytest.approx(2.0, abs=0.06)]
 
@@ -122,15 +126,15 @@ def test_a_large_block_is_being_sent_until_the_next_is_pulled_or_the_stream_ends
     memory = Memory(0.85)
     finishes: list[Callable[[Pulls], object]] = [
         lambda pulls: pulls.wait(goes_on),
-        lambda pulls: pulls.note_block(0),
+        lambda pulls: pulls.note_block(b""),
         Pulls.close,
     ]
     for finish in finishes:
         slow = memory.pulls()
-        slow.note_block(10 * MB)
+        slow.note_block(bytes(10 * MB))
         assert memory.governor.turns.maybe_begin(10 * MB) is None
         finish(slow)
-        slow.note_block(0)
+        slow.note_block(b"")
         memory.clock.now += 2
         turn = memory.governor.turns.maybe_begin(10 * MB)
         assert turn is not None
@@ -145,7 +149,7 @@ def test_a_first_block_and_one_after_a_large_one_take_a_turn() -> None:
     for size in (60, 60, 10 * MB, 60, 60):
         pulls.wait(goes_on)
         taken.append(pulls._turn is not None)
-        pulls.note_block(size)
+        pulls.note_block(bytes(size))
     assert taken == [True, False, False, True, False]
 
 
@@ -155,7 +159,7 @@ def test_a_turn_ends_when_its_block_has_come_and_when_the_stream_ends() -> None:
         pulls = memory.pulls()
         pulls.wait(goes_on)
         assert memory.turns_taken == 1
-        pulls.note_block(size)
+        pulls.note_block(bytes(size))
         assert memory.turns_taken == 0
 
 
@@ -164,7 +168,7 @@ def test_a_stream_that_makes_one_large_block_after_another_does_not_wait() -> No
     pulls = memory.pulls()
     for _ in range(100):
         assert pulls.wait(goes_on)
-        pulls.note_block(5 * MB)
+        pulls.note_block(bytes(5 * MB))
         memory.clock.now += 0.001
     assert sum(memory.log) == 0
 
@@ -172,7 +176,75 @@ def test_a_stream_that_makes_one_large_block_after_another_does_not_wait() -> No
 def test_wait_and_came_may_be_called_twice() -> None:
     pulls = Memory().pulls()
     pulls.wait(goes_on)
-    pulls.note_block(100)
-    pulls.note_block(0)
-    pulls.note_block(0)
+    pulls.note_block(bytes(100))
+    pulls.note_block(b"")
+    pulls.note_block(b"")
+    assert pulls.wait(goes_on)
+
+
+# -- what is kept
+
+LARGE = bytes(10 * MB)
+
+
+def test_a_large_block_is_kept_until_the_next_one_has_come() -> None:
+    memory = Memory()
+    pulls = memory.pulls()
+    for block in (LARGE, bytes(5 * MB)):
+        pulls.note_block(block)
+        assert pulls.wait(goes_on)
+        assert list(memory.kept.values()) == [block]
+    pulls.note_block(bytes(60))
+    assert memory.kept == {}
+
+
+def test_a_small_block_is_not_kept() -> None:
+    memory = Memory()
+    memory.pulls().note_block(bytes(131072))
+    assert memory.kept == {}
+
+
+@pytest.mark.parametrize("share", [0.1, 0.6, 0.7, 0.95])
+def test_a_large_block_is_kept_only_if_there_is_memory_to_make_the_next_one(share: float) -> None:
+    memory = Memory(share)
+    pulls = memory.pulls()
+    pulls.note_block(LARGE)
+    assert pulls.wait(goes_on)
+    assert bool(memory.kept) is (share + 80 / 256 < 0.92)
+
+
+def test_a_stream_that_waits_for_memory_keeps_no_block() -> None:
+    memory = Memory(0.85)
+    slow, pulls = memory.pulls(), memory.pulls()
+    slow.note_block(LARGE)
+    pulls.note_block(LARGE)
+    kept = []
+
+    def must_stop(now: float) -> bool:
+        kept.append(pulls in memory.kept)
+        return now > 1001
+
+    pulls.wait(must_stop)
+    assert slow in memory.kept
+    assert not any(kept)
+
+
+def test_a_stream_that_has_ended_keeps_no_block_even_one_that_comes_later() -> None:
+    memory = Memory()
+    pulls = memory.pulls()
+    pulls.note_block(LARGE)
+    pulls.close()
+    assert memory.kept == {}
+    pulls.note_block(LARGE)  # another thread has closed the stream
+    assert memory.kept == {}
+
+
+def test_a_tick_forgets_what_is_kept() -> None:
+    """An application that has made no other block since may wait for long."""
+    of_process = Round(lambda: False, lambda: None)
+    pulls = Pulls(None, large=131072, kept=of_process.kept)
+    pulls.note_block(LARGE)
+    assert of_process.kept == {pulls: LARGE}
+    of_process.look(1.0)
+    assert of_process.kept == {}
     assert pulls.wait(goes_on)

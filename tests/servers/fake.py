@@ -257,8 +257,9 @@ class _Streams(Streams):
         )  # fmt: skip
         exchange.care = Care(service, exchange.kept.append, lambda name, target: None)
         service.pulls = Pulls(
-            self.options.memory, large=self.options.max_block, paused=place.paused, clock=exchange.clock, sleep=exchange.tick
-        )
+            self.options.memory, large=self.options.max_block, kept=exchange.round.kept, paused=place.paused,
+            clock=exchange.clock, sleep=exchange.tick,
+        )  # fmt: skip
         return service
 
     def expect(self, held: Held) -> bool:
