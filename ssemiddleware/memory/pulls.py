@@ -54,6 +54,8 @@ class Pulls:
         governor = self._governor
         if governor is None:
             return True
+        if self._turn is not None and governor.turns.goes_on(self._turn, self._last or 0):
+            return True
         self._end_turn()  # the last block has been sent
         if self._has_turn(governor):
             if self._turn is None or not self._turn.has_room:
@@ -86,7 +88,8 @@ class Pulls:
         if last is None:
             turns.expect(self._path, size)
         if size > self._large:
-            self._turn = turns.end(self._turn or Turn(), is_being_sent=True)
+            if self._turn is None or not turns.goes_on(self._turn, size):
+                self._turn = turns.end(self._turn or Turn(), is_being_sent=True)
         elif self._turn is not None:
             self._turn = turns.end(self._turn)
 

@@ -3,8 +3,8 @@
 To make a large event takes many times the memory of the finished event, and no gauge can know beforehand how much. To slow all
 streams down does not help: those that start together, or whose clients read at the same speed, all pull at the same time. So a
 stream takes a `Turn` before it makes a large block. A turn reserves memory until the block is made, and all processes that
-share the memory see it. After a second it ends if nothing shows that the block is being made: the stream probably waits for
-something to send. An application that waits longer before it makes its block is not covered.
+share the memory see it. While little memory is used it lasts for a second, and for all blocks that a burst has in it. After a
+second it ends if nothing shows that a block is being made: the stream probably waits for something to send. An application that waits longer before it makes its block is not covered.
 
 A stream waits for a turn only while this process makes or sends another large block, since the memory of that block will be
 freed. Memory that other programs or the page cache use makes no stream wait.
@@ -34,6 +34,7 @@ from .reservations import HOLDS_FOR, Reservations
 # The memory that a block takes while it is made, as a multiple of its size. Measured: 6.6, for orders that `json.dumps` writes
 # from new dictionaries.
 _COST = 8
+_MOST_SPARE = 4  # a turn that lasts has reserved so many times what its blocks need, at most
 _LIGHT = 65536  # bytes; a smaller block needs no turn
 _UNKNOWN = 4 * 1024**2  # bytes that are expected of a process's first block; a 64th of the limit if that is less
 _PATHS = 256  # the number of paths whose first blocks' sizes are remembered
@@ -41,6 +42,7 @@ _PATHS = 256  # the number of paths whose first blocks' sizes are remembered
 # thread has used so many seconds of a core. A thread that asks an empty queue each 10 ms uses 2 to 4 ms.
 _GROWS, _COMPUTES = 16, 0.01
 # Below this share of the limit memory is not read anew before each turn: that takes up to 110 us, and sending 128 KiB takes 50.
+# Nor is a turn taken for each block of a burst: that takes 50 us more.
 _PLENTY = 0.25
 # Seconds that a stream waits while there is not enough memory for one block, and then the next stream: without the wait the
 # kernel would kill all streams. A client that reads 200 KB a second reads 5 MB in that time, whose memory is then free.
@@ -63,6 +65,7 @@ class Turn:
     computed_before: float = 0.0  # seconds of a core that the thread had used, when they were last compared
     is_made: bool = False  # the block is made
     has_room: bool = False  # there was enough memory for it when it began
+    lasts: bool = False  # there was so much that it need not end with its block, but when its second is over
     reservations: Reservations | None = None  # where other processes see it
     place: int | None = None  # its place there
 
@@ -141,6 +144,11 @@ class Turns:
     def _expected_for(self, path: str) -> int | None:
         return self._expected_of.get(path, self._expected)
 
+    def goes_on(self, turn: Turn, size: int) -> bool:
+        """Return whether *turn* is for the next block as well, after one of *size* bytes. Takes no lock."""
+        turn.first_of = None
+        return turn.lasts and turn.needs / _MOST_SPARE <= _COST * size <= turn.needs and self._clock() < turn.until
+
     def end(self, turn: Turn, *, is_being_sent: bool = False) -> Turn | None:
         """Note that the block is made. *is_being_sent*: it is large, and the turn has to be ended once more after it is sent.
 
@@ -161,7 +169,7 @@ class Turns:
             if turn.until <= now and not turn.is_made:
                 if self._is_being_made(turn):
                     turn.place = self._reservations.begin(turn.needs, now + HOLDS_FOR)
-                    turn.until = now + HOLDS_FOR
+                    turn.until, turn.lasts = now + HOLDS_FOR, False  # then others may have a turn
                 elif turn.first_of is not None:  # the stream is silent
                     self.expect(turn.first_of, 0)
         self._taken = [turn for turn in self._taken if turn.until > now]
@@ -188,7 +196,8 @@ class Turns:
             self._forget_old(self._clock())
             if not (self._has_room(turn.needs, reading, others, waited) or self._must_move(waited, others)):
                 return False
-            turn.has_room = self._fits(self._read(), turn.needs, others)
+            needed = self._needed(self._read(), turn.needs, others)
+            turn.has_room, turn.lasts = needed <= self._critical, needed < _PLENTY
             turn.thread, turn.computed_before = threading.get_native_id(), time.thread_time()
             self._taken.append(turn)
             turn.reservations = self._reservations
@@ -202,7 +211,7 @@ class Turns:
         return reading.used + needs < _PLENTY * reading.limit or self._has_room_by(self._read_now(), needs, others, waited)
 
     def _has_room_by(self, reading: Reading, needs: int, others: int, waited: float) -> bool:
-        if self._fits(reading, needs, others):
+        if self._needed(reading, needs, others) <= self._critical:
             return True
         if self._taken or (others and waited < HOLDS_FOR):
             return False
@@ -212,9 +221,9 @@ class Turns:
         most = (1 + 3 * self._critical) / 4 * reading.limit
         return not self._being_sent or (not others and reading.used + needs <= most)
 
-    def _fits(self, reading: Reading, needs: int, others: int) -> bool:
-        """Return whether that memory is used and reserved below the mark with another *needs* bytes."""
-        return reading.used + sum(turn.needs for turn in self._taken) + others + needs <= self._critical * reading.limit
+    def _needed(self, reading: Reading, needs: int, others: int) -> float:
+        """Return which share of the limit is used and reserved with another *needs* bytes."""
+        return (reading.used + sum(turn.needs for turn in self._taken) + others + needs) / max(1, reading.limit)
 
     def _must_move(self, waited: float, others: int) -> bool:
         """Return whether the stream has waited long enough, so that it goes on without enough memory: one at a time."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pytest
 
@@ -36,6 +36,18 @@ class Memory:
         return Pulls(
             self.governor, large=131072, kept=self.kept, paused=self.log.append, clock=self.clock, sleep=self.sleep
         )  # fmt: skip
+
+    def burst(self, sizes: Iterable[int], each: float = 0.001) -> list[int]:
+        """Let one stream make blocks of those *sizes*, and return by number before which of them it took a turn."""
+        pulls, taken, before = self.pulls(), list[int](), None
+        for number, size in enumerate(sizes):
+            assert pulls.wait(goes_on)
+            if pulls._turn is not before and pulls._turn is not None:
+                taken.append(number)
+            before = pulls._turn
+            self.clock.now += each
+            pulls.note_block(bytes(size))
+        return taken
 
     @property
     def turns_taken(self) -> int:
@@ -180,6 +192,54 @@ def test_wait_and_came_may_be_called_twice() -> None:
     pulls.note_block(b"")
     pulls.note_block(b"")
     assert pulls.wait(goes_on)
+
+
+# -- a turn that lasts
+
+
+def test_a_burst_takes_a_turn_once_a_second_while_little_memory_is_used() -> None:
+    assert Memory(0.1).burst([200 * KB] * 250, each=0.01) == [0, 1, 102, 203]  # a first block's size is not known
+
+
+@pytest.mark.parametrize(("size", "share"), [(200 * KB, 0.3), (200 * KB, 0.95), (5 * MB, 0.1)])
+def test_each_block_takes_a_turn_where_much_memory_is_used_or_needed(size: int, share: float) -> None:
+    assert Memory(share).burst([size] * 5) == [0, 1, 2, 3, 4]
+
+
+def test_a_turn_lasts_only_for_blocks_of_about_that_size() -> None:
+    sizes = [200 * KB, 200 * KB, 150 * KB, 300 * KB, 300 * KB, 4 * MB, 4 * MB, 2 * MB, 200 * KB, 200 * KB]
+    assert Memory(0.1).burst(sizes) == [0, 1, 4, 6, 9]
+
+
+def test_a_turn_does_not_last_beyond_a_small_block() -> None:
+    assert Memory(0.1).burst([150 * KB, 150 * KB, 60, 60, 150 * KB, 150 * KB, 150 * KB]) == [0, 1, 5]
+
+
+def test_the_end_of_a_turn_that_lasts_is_not_taken_for_a_silent_stream() -> None:
+    memory = Memory(0.1)
+    pulls = memory.pulls()
+    pulls.wait(goes_on)
+    pulls.note_block(bytes(2 * MB))
+    assert memory.turns_taken == 1
+    memory.clock.now += 1.1
+    turn = memory.governor.turns.maybe_begin(2 * MB)  # forgets those whose second is over
+    assert turn is not None
+    assert memory.governor.turns._expected_for("") == 2 * MB
+
+
+def test_a_turn_that_is_prolonged_lasts_no_longer_than_its_block() -> None:
+    memory = Memory(0.1)
+    pulls = memory.pulls()
+    pulls.wait(goes_on)
+    pulls.note_block(bytes(2 * MB))
+    lasting = pulls._turn
+    memory.clock.now += 1.1
+    memory.share = 0.15  # it grows, so that a block is being made
+    other = memory.governor.turns.maybe_begin(2 * MB)
+    assert lasting is not None and other is not None
+    assert lasting.until > memory.clock.now
+    assert pulls.wait(goes_on)
+    assert pulls._turn is not lasting
 
 
 # -- what is kept
