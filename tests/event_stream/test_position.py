@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import pytest
 from hypothesis import example, given
+from hypothesis import strategies as st
 
 from ssemiddleware import read_events
 from ssemiddleware.event_stream import BOM, OpaquePosition, Position
+from ssemiddleware.event_stream import position as position_module
 
 from .streams import cuttings, every_way, streams
 
@@ -50,6 +52,21 @@ def test_a_position_does_not_depend_on_the_blocks(blocks: list[bytes]) -> None:
     if stream := b"".join(blocks):
         whole.advance(stream)
     assert (pieces.takes_comment, pieces.takes_end) == (whole.takes_comment, whole.takes_end)
+
+
+@example([b"data: a\ndata: b\n\n: c\n"], 20)
+@example([b"data: a\ndata: b\n: c"], 14)
+@given(cuttings(), st.integers(1, 20))
+def test_a_position_does_not_depend_on_where_a_field_is_looked_for(blocks: list[bytes], tail: int) -> None:
+    everywhere, at_the_end = Position(), Position()
+    for block in filter(None, blocks):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(position_module, "_TAIL", tail)
+            at_the_end.advance(block)
+            patch.setattr(Position, "_pass_field", lambda *_: False)
+            everywhere.advance(block)
+    seen = [(each.in_event, each._last, each._in_comment) for each in (everywhere, at_the_end)]
+    assert seen[0] == seen[1]
 
 
 @given(streams, streams)
