@@ -22,7 +22,6 @@ BIG_TARGETS = {10_000: at_least(1.0), 100_000: at_least(0.95), 10_000_000: at_le
 OTHER_SIZES = (200_000, 1_000_000)  # bytes; they are cut, which takes a larger part of the time than it does for 10 MB
 
 
-
 def measure(effort: Effort) -> Outcome:
     """Measure all bursts under gthread and gevent, and the rival beside the first."""
     outcome = Outcome("Throughput: a burst of events to one client")

@@ -347,6 +347,7 @@ class Service:
         if os.getpid() == self._pid:
             self.is_abandoned = True
             self.place.abandon()
+            self.pulls.close()
 
     def cancel(self) -> None:
         """Note that the response has turned out not to be an event stream."""

@@ -87,6 +87,8 @@ class Pulls:
         turns = self._governor.turns
         if last is None:
             turns.expect(self._path, size)
+            if self._turn is not None:
+                self._turn.first_of = None
         if size > self._large:
             if self._turn is None or not turns.goes_on(self._turn, size):
                 self._turn = turns.end(self._turn or Turn(), is_being_sent=True)

@@ -147,7 +147,6 @@ class Turns:
 
     def goes_on(self, turn: Turn, size: int) -> bool:
         """Return whether *turn* is for the next block as well, after one of *size* bytes. Takes no lock."""
-        turn.first_of = None
         return turn.lasts and turn.needs / _MOST_SPARE <= _COST * size <= turn.needs and self._clock() < turn.until
 
     def end(self, turn: Turn, *, is_being_sent: bool = False) -> Turn | None:
