@@ -325,8 +325,8 @@ class Service:
         self.is_done = True
         if not collections.is_ours:  # else the watcher looks once more, and does what could not be done inside the collection
             self._over(self)
-        self.pulls.close()
         if not is_forked:
+            self.pulls.close()
             self.baton.end()
         connection, self.connection = self.connection, None
         self._write = self.held = None

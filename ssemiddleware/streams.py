@@ -185,6 +185,8 @@ class Streams:
             return round_of_process
         threads = server.threads()
         self._limit_streams(threads)
+        for of_parent in [*self._rounds.values()]:
+            of_parent.kept.clear()
         drained: list[bool] = self._drained
         made = Round(functools.partial(bool, drained), self.admission.look, lambda: Stream.ends_requested)
         round_of_process = self._rounds.setdefault(process, made)

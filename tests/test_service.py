@@ -1029,7 +1029,7 @@ LARGE = b"data: " + b"x" * 200_000 + b"\n\n"
 def full_memory() -> Iterator[MemoryGovernor]:
     """Full memory, while another stream sends a large block."""
     governor = MemoryGovernor(read=lambda: (250, 256))
-    turn = governor.turns.end(Turn(), is_being_sent=True)
+    turn = governor.turns.send(Turn(), 0)
     yield governor
     assert turn is not None  # it is kept until here
 

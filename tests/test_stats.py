@@ -230,8 +230,8 @@ def test_a_lazily_started_stream_is_counted(request_: dict[str, str]) -> None:
 @both_paths
 def test_waits_for_memory_are_counted_with_their_seconds(request_: dict[str, str]) -> None:
     memory = MemoryGovernor(read=lambda: (95, 100))
-    turn = memory.turns.end(Turn(), is_being_sent=True)  # another stream's
-    sent = threading.Timer(0.05, lambda: turn and memory.turns.end(turn))
+    turn = memory.turns.send(Turn(), 0)  # another stream's
+    sent = threading.Timer(0.05, memory.turns.end, [turn])
     sent.start()
     large = b"data: " + b"x" * 200_000 + b"\n\n"
     stats = stats_after(application_of(Blocks([large, b"data: 1\n\n"])), request_, memory=memory)

@@ -43,7 +43,7 @@ class Pulls:
         self._governor = governor
         self._large = large
         self._path = path
-        self._kept = {} if kept is None else kept
+        self._kept: dict[Pulls, bytes] | None = {} if kept is None else kept  # None once the stream is closed
         self._paused = paused
         self._clock, self._sleep = clock, sleep or time.sleep  # looked up late: greenlets have another one
         self._last: int | None = None  # the size of the last block in bytes, None before the first
@@ -54,14 +54,17 @@ class Pulls:
         governor = self._governor
         if governor is None:
             return True
-        if self._turn is not None and governor.turns.goes_on(self._turn, self._last or 0):
+        turn = self._turn  # read once: another thread may close the stream
+        if turn is not None and governor.turns.goes_on(turn, self._last or 0):
+            governor.turns.make_another(turn)
             return True
         self._end_turn()  # the last block has been sent
         if self._has_turn(governor):
-            if self._turn is None or not self._turn.has_room:
-                self._kept.pop(self, None)
+            turn = self._turn
+            if turn is None or not turn.has_room:
+                self._keep(None)
             return True
-        self._kept.pop(self, None)
+        self._keep(None)
         has_turn = partial(self._has_turn, governor)
         self._paused(wait_for_turn(has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock))
         return not must_stop(self._clock())
@@ -70,8 +73,10 @@ class Pulls:
         """Take a turn if the next block may be large: a first one, or one after a large one. Return False if none is free."""
         size, turns = self._last, governor.turns
         if turns.expects_large(self._path) if size is None else size > self._large:
-            self._turn = turns.maybe_begin(size or 0, waited, path=self._path)
-            return self._turn is not None
+            turn = self._turn = turns.maybe_begin(size or 0, waited, path=self._path)
+            if self._kept is None:  # another thread has closed the stream meanwhile
+                self._end_turn()
+            return turn is not None
         return True
 
     def note_block(self, block: bytes) -> None:
@@ -79,27 +84,37 @@ class Pulls:
         last, size = self._last, len(block)
         self._last = size
         if size > self._large:
-            self._kept[self] = block
+            self._keep(block)
         elif last is not None and last > self._large:
-            self._kept.pop(self, None)
+            self._keep(None)
         if self._governor is None:
             return
-        turns = self._governor.turns
+        turns, turn = self._governor.turns, self._turn
         if last is None:
             turns.expect(self._path, size)
-            if self._turn is not None:
-                self._turn.first_of = None
+            if turn is not None:
+                turn.first_of = None
         if size > self._large:
-            if self._turn is None or not turns.goes_on(self._turn, size):
-                self._turn = turns.end(self._turn or Turn(), is_being_sent=True)
-        elif self._turn is not None:
-            self._turn = turns.end(self._turn)
+            self._turn = turns.send(turn or Turn(), size)
+        elif turn is not None:
+            turns.end(turn)
+            self._turn = None
 
     def close(self) -> None:
         """End the turn of a block that is still being sent, and keep none. From any thread, twice; it takes no lock."""
-        kept, self._kept = self._kept, {}  # first: the server's thread may note another block
-        kept.pop(self, None)
+        self._keep(None)
+        self._kept = None  # first: the server's thread may take another turn
         self._end_turn()
+
+    def _keep(self, block: bytes | None) -> None:
+        """Keep *block* in place of the one before, or none."""
+        kept = self._kept
+        if kept is None:
+            return
+        if block is None:
+            kept.pop(self, None)
+        else:
+            kept[self] = block
 
     def _end_turn(self) -> None:
         turn, self._turn = self._turn, None

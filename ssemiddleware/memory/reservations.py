@@ -69,6 +69,11 @@ class Reservations:
             os.close(self._file)
 
     @property
+    def has_many_places(self) -> bool:
+        """Whether more than half of the places were free when `of_others` was called last."""
+        return len(self._free) > _PLACES // 2
+
+    @property
     def is_gone(self) -> bool:
         """Whether the file was deleted, so that other processes may use a new one."""
         return self._file is not None and os.fstat(self._file).st_nlink == 0

@@ -149,24 +149,35 @@ class Turns:
         """Return whether *turn* is for the next block as well, after one of *size* bytes. Takes no lock."""
         return turn.lasts and turn.needs / _MOST_SPARE <= _COST * size <= turn.needs and self._clock() < turn.until
 
-    def end(self, turn: Turn, *, is_being_sent: bool = False) -> Turn | None:
-        """Note that the block is made. *is_being_sent*: it is large, and the turn has to be ended once more after it is sent.
+    def send(self, turn: Turn, size: int) -> Turn:
+        """Note that the large block of *turn* is made, and has *size* bytes. The turn has to be ended after it is sent."""
+        if not self.goes_on(turn, size):
+            self.end(turn)
+        self._being_sent.add(turn)
+        return turn
 
-        Return the turn if it has to be ended once more. Takes no lock: a garbage collection inside `maybe_begin` may end
-        another stream, and its turn.
+    def make_another(self, turn: Turn) -> None:
+        """Note that the block of a turn that lasts is sent, and that another is being made."""
+        self._being_sent.discard(turn)
+        turn.computed_before = time.thread_time()
+
+    def end(self, turn: Turn) -> None:
+        """Note that the block is made, and is not being sent. Safe to call twice.
+
+        Takes no lock: a garbage collection inside `maybe_begin` may end another stream, and its turn.
         """
-        ends, turn.is_made, turn.until = turn.until, True, -math.inf
+        turn.is_made = True
+        self._end_reservation(turn)
+        self._being_sent.discard(turn)
+
+    def _end_reservation(self, turn: Turn) -> None:
+        ends, turn.until = turn.until, -math.inf
         if turn.reservations is not None and turn.place is not None and self._clock() < ends:  # later it may be another's place
             turn.reservations.end(turn.place)
-        if is_being_sent:
-            self._being_sent.add(turn)
-            return turn
-        self._being_sent.discard(turn)
-        return None
 
     def _forget_old(self, now: float) -> None:
         for turn in self._taken:
-            if turn.until <= now and not turn.is_made:
+            if turn.until <= now and not turn.is_made and turn not in self._being_sent:
                 if self._is_being_made(turn):
                     turn.place = self._reservations.begin(turn.needs, now + HOLDS_FOR)
                     turn.until, turn.lasts = now + HOLDS_FOR, False  # then others may have a turn
@@ -197,7 +208,8 @@ class Turns:
             if not (self._has_room(turn.needs, reading, others, waited) or self._must_move(waited, others)):
                 return False
             needed = self._needed(self._read(), turn.needs, others)
-            turn.has_room, turn.lasts = needed <= self._critical, needed < _PLENTY
+            turn.has_room = needed <= self._critical
+            turn.lasts = needed < _PLENTY and self._reservations.has_many_places
             turn.thread, turn.computed_before = threading.get_native_id(), time.thread_time()
             self._taken.append(turn)
             turn.reservations = self._reservations
@@ -207,8 +219,17 @@ class Turns:
     def _has_room(self, needs: int, reading: Reading, others: int, waited: float) -> bool:
         """Return whether there is enough memory. Much may have happened since the *reading*, so that it may only deny."""
         if not self._has_room_by(reading, needs, others, waited):
-            return False
+            self._end_those_being_sent()
+            if not self._has_room_by(reading, needs, others, waited):
+                return False
         return reading.used + needs < _PLENTY * reading.limit or self._has_room_by(self._read_now(), needs, others, waited)
+
+    def _end_those_being_sent(self) -> None:
+        """End the turns that last although their blocks are made: another stream needs the memory."""
+        for turn in self._taken:
+            if turn in self._being_sent:
+                self._end_reservation(turn)
+        self._taken = [turn for turn in self._taken if turn not in self._being_sent]
 
     def _has_room_by(self, reading: Reading, needs: int, others: int, waited: float) -> bool:
         if self._needed(reading, needs, others) <= self._critical:

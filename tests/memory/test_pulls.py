@@ -8,7 +8,9 @@ import pytest
 
 from ssemiddleware import MemoryGovernor
 from ssemiddleware.ending import Round
+from ssemiddleware.memory import Turn
 from ssemiddleware.memory.pulls import Pulls
+from ssemiddleware.memory.reservations import Reservations
 
 from ..clock import Clock
 
@@ -232,14 +234,70 @@ def test_a_turn_that_is_prolonged_lasts_no_longer_than_its_block() -> None:
     pulls = memory.pulls()
     pulls.wait(goes_on)
     pulls.note_block(bytes(2 * MB))
+    pulls.wait(goes_on)
     lasting = pulls._turn
     memory.clock.now += 1.1
     memory.share = 0.15  # it grows, so that a block is being made
     other = memory.governor.turns.maybe_begin(2 * MB)
     assert lasting is not None and other is not None
     assert lasting.until > memory.clock.now
-    assert pulls.wait(goes_on)
-    assert pulls._turn is not lasting
+    pulls.note_block(bytes(2 * MB))
+    assert lasting.until < memory.clock.now
+
+
+def test_the_turn_of_a_block_that_is_sent_is_not_prolonged() -> None:
+    memory = Memory(0.1)
+    pulls = memory.pulls()
+    pulls.wait(goes_on)
+    pulls.note_block(bytes(2 * MB))
+    memory.clock.now += 1.1
+    memory.share = 0.15  # another stream's block
+    turn = memory.governor.turns.maybe_begin(2 * MB)
+    assert turn is not None
+    assert memory.turns_taken == 1
+
+
+def test_a_turn_that_lasts_keeps_no_other_stream_waiting() -> None:
+    memory = Memory(0.1)
+    burst = memory.pulls()
+    burst.wait(goes_on)
+    burst.note_block(bytes(2 * MB))
+    assert memory.turns_taken == 1
+    turn = memory.governor.turns.maybe_begin(25 * MB)
+    assert turn is not None and turn.has_room
+    assert memory.turns_taken == 1
+
+
+def test_a_block_that_is_sent_for_longer_than_its_turn_lasts_is_still_being_sent() -> None:
+    memory = Memory(0.1)
+    slow = memory.pulls()
+    slow.wait(goes_on)
+    slow.note_block(bytes(2 * MB))
+    memory.clock.now += 1.5
+    memory.share = 0.93
+    assert memory.governor.turns.maybe_begin(3 * MB) is None
+    slow.close()
+    assert memory.governor.turns.maybe_begin(3 * MB) is not None
+
+
+def test_no_turn_lasts_where_few_places_are_left_to_show_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Reservations, "has_many_places", False)
+    assert Memory(0.1).burst([200 * KB] * 4) == [0, 1, 2, 3]
+
+
+def test_a_stream_that_is_closed_while_it_takes_a_turn_has_none() -> None:
+    memory = Memory(0.1)
+    pulls = memory.pulls()
+    begin = memory.governor.turns.maybe_begin
+
+    def begin_and_close(last: int, waited: float = 0.0, *, path: str = "") -> Turn | None:
+        turn = begin(last, waited, path=path)
+        pulls.close()
+        return turn
+
+    memory.governor.turns.maybe_begin = begin_and_close  # type: ignore[method-assign]
+    pulls.wait(goes_on)
+    assert memory.turns_taken == 0
 
 
 # -- what is kept

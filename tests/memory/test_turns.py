@@ -23,7 +23,7 @@ class Container:
         self.now, self.used = 1000.0, used
         self.seen = 0  # the used memory that was read last
         self.turns = Turns(self.read, self.read_now, critical=0.92, clock=lambda: self.now)
-        self.sent = self.turns.end(Turn(), is_being_sent=True) if sends else None
+        self.sent = self.turns.send(Turn(), 0) if sends else None
 
     def read(self) -> Reading:
         return Reading(self.seen or self.used, 256 * MB)
@@ -72,7 +72,7 @@ def test_a_stream_waits_while_a_large_block_is_being_sent() -> None:
     container = Container(used=220 * MB)
     turn = container.turns.maybe_begin(5 * MB)
     assert turn is not None
-    assert container.turns.end(turn, is_being_sent=True) is turn
+    assert container.turns.send(turn, 0) is turn
     assert container.begin(1, last=5 * MB) == 0
     container.turns.end(turn)
     assert container.begin(1, last=5 * MB) == 1
@@ -151,7 +151,7 @@ def test_a_block_that_is_made_counts_although_the_last_reading_is_older() -> Non
     turn = container.turns.maybe_begin(5 * MB)
     assert turn is not None
     container.used += 25 * MB
-    container.turns.end(turn, is_being_sent=True)
+    container.turns.send(turn, 0)
     assert container.begin(1, last=5 * MB) == 0
 
 
@@ -177,7 +177,7 @@ def test_a_stream_that_makes_one_block_after_another_reserves_memory_once() -> N
     for _ in range(100):
         turn = container.turns.maybe_begin(5 * MB)
         assert turn is not None
-        container.turns.end(turn, is_being_sent=True)
+        container.turns.send(turn, 0)
         container.turns.end(turn)
 
 
