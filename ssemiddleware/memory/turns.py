@@ -3,9 +3,9 @@
 To make a large event takes many times the memory of the finished event, and no gauge can know beforehand how much. To slow all
 streams down does not help: those that start together, or whose clients read at the same speed, all pull at the same time. So a
 stream takes a `Turn` before it makes a large block. A turn reserves memory until the block is made, and all processes that
-share the memory see it. While little memory is used it lasts for a second, and for all blocks of a burst in that time. After a
-second a turn ends if nothing shows that a block is being made: the stream probably waits for something to send. An application
-that waits longer before it makes its block is not covered.
+share the memory see it. While little memory is used it lasts for a second, and for all blocks of a burst in that time; between
+them another stream may have its memory. After a second a turn ends if nothing shows that a block is being made: the stream
+probably waits for something to send. An application that waits longer before it makes its block is not covered.
 
 A stream waits for a turn only while this process makes or sends another large block, since the memory of that block will be
 freed. Memory that other programs or the page cache use makes no stream wait.
