@@ -59,12 +59,11 @@ class Pulls:
             governor.turns.make_another(turn)
             return True
         self._end_turn()  # the last block has been sent
-        if self._has_turn(governor):
-            turn = self._turn
-            if turn is None or not turn.has_room:
-                self._keep(None)
+        needs_no_wait, turn = self._has_turn(governor), self._turn
+        if turn is None or not turn.has_room:
+            self._keep(None)
+        if needs_no_wait:
             return True
-        self._keep(None)
         has_turn = partial(self._has_turn, governor)
         self._paused(wait_for_turn(has_turn, is_over=must_stop, sleep=self._sleep, clock=self._clock))
         return not must_stop(self._clock())
@@ -83,10 +82,7 @@ class Pulls:
         """Note that the application has yielded *block*, or has ended: ``b""``."""
         last, size = self._last, len(block)
         self._last = size
-        if size > self._large:
-            self._keep(block)
-        elif last is not None and last > self._large:
-            self._keep(None)
+        self._keep(block if size > self._large else None)
         if self._governor is None:
             return
         turns, turn = self._governor.turns, self._turn

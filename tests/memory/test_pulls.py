@@ -35,9 +35,14 @@ class Memory:
         self.clock.now += seconds
 
     def pulls(self) -> Pulls:
-        return Pulls(
-            self.governor, large=131072, kept=self.kept, paused=self.log.append, clock=self.clock, sleep=self.sleep
-        )  # fmt: skip
+        return Pulls(self.governor, large=131072, kept=self.kept, paused=self.log.append, clock=self.clock, sleep=self.sleep)
+
+    def sending(self, size: int) -> Pulls:
+        """Return the pulls of a stream that has made its first block, of *size* bytes, and sends it."""
+        pulls = self.pulls()
+        assert pulls.wait(goes_on)
+        pulls.note_block(bytes(size))
+        return pulls
 
     def burst(self, sizes: Iterable[int], each: float = 0.001) -> list[int]:
         """Let one stream make blocks of those *sizes*, and return by number before which of them it took a turn."""
@@ -219,9 +224,7 @@ def test_a_turn_does_not_last_beyond_a_small_block() -> None:
 
 def test_the_end_of_a_turn_that_lasts_is_not_taken_for_a_silent_stream() -> None:
     memory = Memory(0.1)
-    pulls = memory.pulls()
-    pulls.wait(goes_on)
-    pulls.note_block(bytes(2 * MB))
+    _stream = memory.sending(2 * MB)
     assert memory.turns_taken == 1
     memory.clock.now += 1.1
     turn = memory.governor.turns.maybe_begin(2 * MB)  # forgets those whose second is over
@@ -231,9 +234,7 @@ def test_the_end_of_a_turn_that_lasts_is_not_taken_for_a_silent_stream() -> None
 
 def test_a_turn_that_is_prolonged_lasts_no_longer_than_its_block() -> None:
     memory = Memory(0.1)
-    pulls = memory.pulls()
-    pulls.wait(goes_on)
-    pulls.note_block(bytes(2 * MB))
+    pulls = memory.sending(2 * MB)
     pulls.wait(goes_on)
     lasting = pulls._turn
     memory.clock.now += 1.1
@@ -247,9 +248,7 @@ def test_a_turn_that_is_prolonged_lasts_no_longer_than_its_block() -> None:
 
 def test_the_turn_of_a_block_that_is_sent_is_not_prolonged() -> None:
     memory = Memory(0.1)
-    pulls = memory.pulls()
-    pulls.wait(goes_on)
-    pulls.note_block(bytes(2 * MB))
+    _stream = memory.sending(2 * MB)
     memory.clock.now += 1.1
     memory.share = 0.15  # another stream's block
     turn = memory.governor.turns.maybe_begin(2 * MB)
@@ -259,9 +258,7 @@ def test_the_turn_of_a_block_that_is_sent_is_not_prolonged() -> None:
 
 def test_a_turn_that_lasts_keeps_no_other_stream_waiting() -> None:
     memory = Memory(0.1)
-    burst = memory.pulls()
-    burst.wait(goes_on)
-    burst.note_block(bytes(2 * MB))
+    _stream = memory.sending(2 * MB)
     assert memory.turns_taken == 1
     turn = memory.governor.turns.maybe_begin(25 * MB)
     assert turn is not None and turn.has_room
@@ -270,9 +267,7 @@ def test_a_turn_that_lasts_keeps_no_other_stream_waiting() -> None:
 
 def test_a_block_that_is_sent_for_longer_than_its_turn_lasts_is_still_being_sent() -> None:
     memory = Memory(0.1)
-    slow = memory.pulls()
-    slow.wait(goes_on)
-    slow.note_block(bytes(2 * MB))
+    slow = memory.sending(2 * MB)
     memory.clock.now += 1.5
     memory.share = 0.93
     assert memory.governor.turns.maybe_begin(3 * MB) is None
